@@ -1,0 +1,87 @@
+"""Uniform levels with a scale and a zero point per group: w = s (c - z) (survey section 3.3.1, equations 37-39)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tersor.compiler.stores.base import Json, Store
+from tersor.compiler.stores.codes import Codes
+from tersor.compiler.stores.dense import Dense
+
+
+def group_count(width: int, group: int) -> int:
+    """Groups of `group` columns in a row of `width`; the last one may be shorter."""
+    return -(-width // group)
+
+
+def spread(per_group: Tensor, width: int, group: int) -> Tensor:
+    """(rows, groups) -> (rows, width): the value of each column's group."""
+    rows, groups = per_group.shape
+    if groups == 1:
+        return per_group
+    return per_group.unsqueeze(-1).expand(rows, groups, group).reshape(rows, groups * group)[:, :width]
+
+
+class Affine(Store):
+    """w[i, j] = scale[i, g] * (codes[i, j] - zero[i, g]) with g = j // group.
+
+    `codes` (rows, columns) of `bits` each; `scale` (rows, groups) in 16 bits; `zero` (rows, groups) of `bits` each, or absent when
+    the levels are symmetric around 2^(bits-1). `group` is the number of columns that share a scale.
+    """
+
+    kind = "affine"
+
+    def __init__(self, codes: Codes, scale: Dense, zero: Codes | None, group: int) -> None:
+        self.shape = codes.shape
+        self.codes, self.scale, self.zero, self.group = codes, scale, zero, group
+
+    @property
+    def bits_per_code(self) -> int:
+        return self.codes.width
+
+    def _zero_point(self, zero: Tensor | None) -> Tensor | float:
+        if zero is None:
+            return float(2 ** (self.codes.width - 1))
+        return spread(zero.to(torch.float32), self.shape[-1], self.group)
+
+    def dense(self) -> Tensor:
+        offset = self._zero_point(self.zero.values if self.zero is not None else None)
+        return (self.codes.dense() - offset) * spread(self.scale.dense(), self.shape[-1], self.group)
+
+    def rows(self, index: Tensor) -> Tensor:
+        flat = index.reshape(-1)
+        codes = self.codes.values[flat].to(torch.float32)
+        offset = self._zero_point(self.zero.values[flat] if self.zero is not None else None)
+        # embedding, not indexing: its backward accumulates repeated rows
+        scale = torch.nn.functional.embedding(flat, self.scale.dense())
+        rows = (codes - offset) * spread(scale, self.shape[-1], self.group)
+        return rows.reshape(*index.shape, self.shape[-1])
+
+    def parts(self) -> Mapping[str, Store]:
+        parts: dict[str, Store] = {"codes": self.codes, "scale": self.scale}
+        return parts if self.zero is None else parts | {"zero": self.zero}
+
+    def rebuilt(self, parts: Mapping[str, Store]) -> Affine:
+        codes, scale, zero = parts["codes"], parts["scale"], parts.get("zero")
+        if not isinstance(codes, Codes) or not isinstance(scale, Dense) or not isinstance(zero, Codes | None):
+            raise ValueError("an affine store is made of codes, a scale and a zero point")
+        return Affine(codes, scale, zero, self.group)
+
+    def meta(self) -> dict[str, Any]:
+        return {"group": self.group}
+
+    @classmethod
+    def build(cls, shape: tuple[int, ...], meta: Json, parts: Mapping[str, Store], array: Tensor | None) -> Affine:
+        codes, scale, zero, group = parts["codes"], parts["scale"], parts.get("zero"), int(meta["group"])
+        if not isinstance(codes, Codes) or not isinstance(scale, Dense) or not isinstance(zero, Codes | None):
+            raise ValueError("an affine store is made of codes, a scale and a zero point")
+        if group < 1 or len(shape) != 2:
+            raise ValueError("an affine store is a matrix in groups of columns")
+        grid = (shape[0], group_count(shape[1], group))
+        if codes.shape != shape or scale.shape != grid or (zero is not None and zero.shape != grid):
+            raise ValueError(f"affine store of shape {shape} in groups of {group} does not fit its parts")
+        return cls(codes, scale, zero, group)

@@ -1,0 +1,126 @@
+"""Uniform k-bit quantisation per group (survey section 3.3.1, equations 36-39; `quant.uniform`).
+
+With levels 0..L, L = 2^bits - 1, and for each group of columns of a row
+
+    asymmetric:  s = (max(w, 0) - min(w, 0)) / L,   z = round(-min(w, 0) / s),   c = clamp(round(w / s) + z, 0, L)
+    symmetric:   s = max|w| / (2^(bits-1) - 1),     z = 2^(bits-1),              c = round(w / s) + z
+    what it stands for:  s (c - z)
+
+Zero is always a level. Scales are stored in 16 bits, zero points in `bits` bits. With `clip` the range is shrunk by the factor
+in 1, 0.95, ..., 0.5 that leaves the least squared error in the group.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tersor.compiler.method import Context, Method, Params, Refusal
+from tersor.compiler.stores import Affine, Codes, Dense
+from tersor.compiler.stores.affine import group_count, spread
+
+Group = Literal[32, 64, 128, "row"]
+CLIPS = tuple(1 - 0.05 * i for i in range(11))
+
+
+class Uniform(Params):
+    bits: Annotated[int, Field(ge=2, le=8, description="bits per weight")] = 8
+    group: Annotated[Group, Field(description="columns that share a scale")] = 64
+    symmetric: Annotated[bool, Field(description="levels symmetric around zero, no zero point stored")] = False
+    clip: Annotated[bool, Field(description="search the range with the least squared error in each group")] = False
+
+
+def columns_per_group(group: Group, width: int) -> int:
+    """`row` means all columns; a group wider than the row is the row."""
+    return width if group == "row" else min(group, width)
+
+
+def grouped(weight: Tensor, group: int) -> Tensor:
+    """(rows, columns) -> (rows, groups, group), the last group filled up with its row's last value."""
+    rows, columns = weight.shape
+    missing = -columns % group
+    if missing:
+        weight = torch.cat([weight, weight[:, -1:].expand(rows, missing)], dim=1)
+    return weight.reshape(rows, -1, group)
+
+
+def half_scale(low: Tensor, high: Tensor, levels: int) -> Dense:
+    """The largest 16-bit scale, from (high - low) / levels down, at which both ends of the range get codes `levels` apart.
+
+    Rounding the scale up would leave the outer code unused; then packing would not be idempotent. Groups without a range get 1.
+    """
+    flat = high <= low
+    exact = torch.where(flat, torch.ones_like(low), (high - low) / levels)
+    scale = Dense.of(exact, "float16")
+    for _ in range(24):
+        values = scale.values.clamp_min(torch.finfo(torch.float32).tiny)
+        unused = ((high / values).round() - (low / values).round() < levels) & ~flat
+        if not bool(unused.any()):
+            break
+        stored = scale.state()[""]
+        lower = (stored.view(torch.int16) - 1).view(torch.float16)
+        scale = Dense.build(scale.shape, scale.meta(), {}, torch.where(unused, lower, stored))
+    return scale
+
+
+def affine_codes(weight: Tensor, scale: Dense, zero: Tensor, group: int, bits: int) -> Tensor:
+    """c = clamp(round(w / s) + z, 0, 2^bits - 1) as uint8."""
+    columns = weight.shape[1]
+    divisor = spread(scale.values.clamp_min(torch.finfo(torch.float32).tiny), columns, group)
+    codes = torch.div(weight, divisor).round_().add_(spread(zero, columns, group)).clamp_(0, 2**bits - 1)
+    return codes.to(torch.uint8)
+
+
+def quantise(weight: Tensor, bits: int, group: int, symmetric: bool, ratio: Tensor | float = 1.0) -> Affine:
+    """One affine store with every group's range multiplied by `ratio`."""
+    parts = grouped(weight, group)
+    low, high = parts.amin(-1).clamp(max=0), parts.amax(-1).clamp(min=0)
+    if symmetric:
+        half = 2 ** (bits - 1)
+        largest = torch.maximum(-low, high) * ratio
+        scale = Dense.of(torch.where(largest > 0, largest / (half - 1), torch.ones_like(largest)), "float16")
+        return Affine(
+            Codes(affine_codes(weight, scale, torch.full_like(largest, half), group, bits), bits), scale, None, group
+        )
+    low, high = low * ratio, high * ratio
+    scale = half_scale(low, high, 2**bits - 1)
+    zero = (-(low / scale.values.clamp_min(torch.finfo(torch.float32).tiny)).round()).clamp_(0, 2**bits - 1)
+    codes = affine_codes(weight, scale, zero, group, bits)
+    return Affine(Codes(codes, bits), scale, Codes(zero.to(torch.uint8), bits), group)
+
+
+def best_ratio(weight: Tensor, bits: int, group: int, symmetric: bool) -> Tensor:
+    """Per group the factor of `CLIPS` with the least squared error (the larger one on ties)."""
+    best = torch.full((weight.shape[0], group_count(weight.shape[1], group)), float("inf"))
+    chosen = torch.ones_like(best)
+    for ratio in CLIPS:
+        error = grouped((quantise(weight, bits, group, symmetric, ratio).dense() - weight).square(), group).sum(-1)
+        better = error < best
+        best, chosen = torch.where(better, error, best), torch.where(better, ratio, chosen)
+    return chosen
+
+
+class UniformQuantisation(Method[Uniform]):
+    id = "quant.uniform"
+    title = "uniform k-bit quantisation"
+    source = "survey section 3.3.1, equations 36-39"
+    kinds = frozenset({"linear", "embedding", "recurrent"})
+    Params = Uniform
+
+    def refuse(self, shape: tuple[int, ...], point: Uniform) -> Refusal | None:
+        if len(shape) != 2 or 0 in shape:
+            return Refusal(f"groups of columns need a matrix, not shape {shape}")
+        if point.group != "row" and point.group >= shape[1] and shape[0] > 1:
+            return Refusal(f"a group of {point.group} is not smaller than its {shape[1]} inputs: use `group = row`")
+        return None
+
+    def pack(self, tensor: Tensor, point: Uniform, context: Context = Context()) -> Affine:
+        group = columns_per_group(point.group, tensor.shape[1])
+        ratio = best_ratio(tensor, point.bits, group, point.symmetric) if point.clip else 1.0
+        return quantise(tensor, point.bits, group, point.symmetric, ratio)
+
+    def examples(self) -> tuple[Uniform, ...]:
+        return tuple(Uniform(bits=bits) for bits in range(2, 9))
