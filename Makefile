@@ -46,8 +46,11 @@ slow: $(STAMP) ## the slow tests too, with fresh random examples
 demo: $(STAMP) ## compress a real sentence encoder and compare it with the original
 	@$(BIN)/python examples/demo.py
 
-bench: $(STAMP) ## measured comparisons with other runtimes
+$(VENV)/.bench: $(STAMP)
 	@$(PIP) --editable ".[bench]"
+	@touch $@
+
+bench: $(VENV)/.bench ## measured comparisons with other runtimes
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 wheel: $(STAMP) ## check sdist and wheel in a fresh environment, then leave the wheel in dist/
