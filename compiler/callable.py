@@ -51,14 +51,14 @@ class CompiledModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         as_tuple = kwargs.pop("return_dict", True) is False
-        given = self._bind(args, kwargs)
+        given = self.bind(args, kwargs)
         flat = self.graph_module(*[given[name] for name, _ in self._ranks])
         output = _build(self.signature.output, flat, self._types)
         if as_tuple and isinstance(self.signature.output, Group) and self.signature.output.kind in self._types:
             return tuple(output.values())
         return output
 
-    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         if len(args) > len(self.signature.parameters):
             raise TypeError(f"too many positional arguments; {self._accepts()}")
         given: dict[str, Any] = dict(zip(self.signature.parameters, args, strict=False))

@@ -1,0 +1,128 @@
+"""Capture a model as a `Program`: export, normalise, lift, find sites, and check the result against the model itself."""
+
+from __future__ import annotations
+
+import contextlib
+import copy as copying
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, fx, nn
+
+from tersor.compiler.callable import CompiledModule
+from tersor.compiler.capture import opaque as opaque_leaves
+from tersor.compiler.capture.export import check_dynamic, export, plain_config, stretched
+from tersor.compiler.capture.flatten import flatten
+from tersor.compiler.capture.indices import find_limits, index_values
+from tersor.compiler.capture.lift import Lifted, lift
+from tersor.compiler.capture.normalise import normalise
+from tersor.compiler.capture.paths import parameter_names
+from tersor.compiler.capture.sites import find_sites
+from tersor.compiler.equality import difference, disagreement, fixed_numerics, resized
+from tersor.compiler.errors import CaptureError
+from tersor.compiler.program import Program, verify_graph
+from tersor.compiler.signature import Signature
+
+__all__ = ["capture"]
+
+_EVAL_NOTE = (
+    "captured in eval mode, since the model computes something else while training ({reason}); dropout inside attention "
+    "is not part of the graph"
+)
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    raw: fx.GraphModule
+    lifted: Lifted
+    signature: Signature
+
+
+def capture(
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    *,
+    opaque: Sequence[str] = (),
+    copy: bool = True,
+    check: bool = True,
+    roles: Mapping[str, str] | None = None,
+) -> Program:
+    """The model as a graph with symbolic batch and sequence sizes, and its sites.
+
+    `example` are keyword arguments of `forward`; dimensions of size 1 are doubled first. `opaque` names submodules to keep
+    as they are. With `copy` the program has parameters of its own, else it shares the model's. `check` compares the graph
+    with the model at several shapes, in eval mode exactly and in train mode under one seed. `roles` overrides inferred roles
+    by path glob. Raises CaptureError with the cause and what to try.
+    """
+    example = _checked_example(example)
+    if copy:
+        model = copying.deepcopy(model)
+    training = model.training
+    with plain_config(model):
+        graphs, notes = _faithful(model, example, opaque, check)
+    names = parameter_names(model)
+    sites = find_sites(graphs.raw, graphs.lifted, names, {}, {}, roles or {})
+    graphs.lifted.module.train(training)
+    verify_graph(graphs.lifted.module, graphs.signature)
+    return Program(graphs.lifted.module, graphs.raw, graphs.signature, sites, example, notes)
+
+
+def _checked_example(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    given = {name: value for name, value in example.items() if value is not None}
+    wrong = [name for name, value in given.items() if not isinstance(value, Tensor)]
+    if wrong or not given:
+        raise CaptureError(f"the example must be a mapping of names to tensors; {', '.join(wrong) or 'it'} is not")
+    return stretched(given)
+
+
+def _faithful(
+    model: nn.Module, example: Mapping[str, Tensor], opaque: Sequence[str], check: bool
+) -> tuple[_Graphs, tuple[str, ...]]:
+    """Capture in train mode, which keeps every dropout; in eval mode where the model branches on its mode."""
+    graphs = _graphs(model, example, opaque, training=True)
+    reason = _wrong(model, graphs, example) if check else _branches(model, graphs, example, opaque)
+    if reason is None:
+        return graphs, ()
+    graphs = _graphs(model, example, opaque, training=False)
+    found = _wrong(model, graphs, example, modes=(False,)) if check else None
+    if found is not None:
+        raise CaptureError(
+            f"the captured graph of {type(model).__name__} does not compute what the model does {found}. What to try: keep "
+            f"the part that depends on values or randomness as it is, opaque=['path.of.the.submodule']"
+        )
+    return graphs, (_EVAL_NOTE.format(reason=reason),)
+
+
+def _graphs(model: nn.Module, example: Mapping[str, Tensor], opaque: Sequence[str], training: bool) -> _Graphs:
+    with contextlib.ExitStack() as stack:
+        leaves = {}
+        if opaque:
+            model.eval()
+            other = resized(example, 3, 7)
+            leaves = stack.enter_context(opaque_leaves.opaque(model, opaque, (example, other)))
+        gm = export(model, example, training)
+    kept = opaque_leaves.fold(gm, leaves)
+    normalise(gm)
+    signature = flatten(gm, model, example)
+    check_dynamic(gm, example)
+    limits = find_limits(gm, index_values(gm, example), parameter_names(model))
+    return _Graphs(gm, lift(gm, model, kept), replace(signature, limits=limits))
+
+
+def _branches(model: nn.Module, graphs: _Graphs, example: Mapping[str, Tensor], opaque: Sequence[str]) -> str | None:
+    """Whether an eval capture has other operators: cheaper than running the model, and works without weights."""
+    other = _graphs(model, example, opaque, training=False)
+    ours, theirs = ([str(n.target) for n in g.raw.graph.nodes] for g in (graphs, other))
+    return None if ours == theirs else "other operators in the graph"
+
+
+def _wrong(
+    model: nn.Module, graphs: _Graphs, example: Mapping[str, Tensor], modes: Sequence[bool] = (False, True)
+) -> str | None:
+    """How the graph differs from the model, in eval and in train mode; None when it does not."""
+    ours = CompiledModule(graphs.lifted.module, graphs.signature)
+    for training in modes:
+        found = disagreement(ours.train(training), model.train(training), example, graphs.signature.limits, training)
+        if found is not None:
+            return f"{found} in {'train' if training else 'eval'} mode"
+    return None

@@ -1,0 +1,126 @@
+"""From a module to one ATen graph with symbolic lengths: `torch.export` under controlled conditions."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+
+from tersor.compiler.capture.rnn import shapes_only
+from tersor.compiler.errors import CaptureError
+
+_CONFIG = {"use_cache": False, "return_dict": True}
+_REMEDY = (
+    "keep the part that cannot be traced as it is with opaque=['path.of.the.submodule'], fix options that branch on "
+    'values, and load Hugging Face models with attn_implementation="sdpa"'
+)
+
+
+def export(model: nn.Module, example: Mapping[str, Tensor], training: bool) -> fx.GraphModule:
+    """The exported graph as a plain GraphModule that shares the model's parameters; CaptureError when torch cannot."""
+    shapes = _dynamic_shapes(model, example)
+    model.train(training)
+    try:
+        with torch.no_grad(), shapes_only(), _fastpath_off():
+            program = torch.export.export(model, (), dict(example), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch.export raises anything the model or the tracer raises
+        raise CaptureError(_explain(model, error)) from error
+    exported = program.module(check_guards=False)
+    return fx.GraphModule(exported, exported.graph)
+
+
+def stretched(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The example with every dynamic dimension of size 1 doubled, since a size of 1 would become a constant."""
+    out = {}
+    for name, tensor in example.items():
+        for dim in dynamic_dims(name, tensor):
+            if tensor.shape[dim] == 1:
+                tensor = tensor.repeat_interleave(2, dim)
+        out[name] = tensor
+    return out
+
+
+def dynamic_dims(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """Dimensions that may vary: the first two (batch, sequence); of floating (batch, features) only the first."""
+    if tensor.dtype.is_floating_point and tensor.dim() == 2 and "mask" not in name:
+        return (0,)
+    return tuple(range(min(tensor.dim(), 2)))
+
+
+def check_dynamic(gm: fx.GraphModule, example: Mapping[str, Tensor]) -> None:
+    """`Dim.AUTO` turns a dimension into a constant without a word; say so instead."""
+    for node in gm.graph.find_nodes(op="placeholder"):
+        for dim in dynamic_dims(node.target, example[node.target]):
+            size = node.meta["val"].shape[dim]
+            if isinstance(size, int) or size.node.maybe_as_int() is not None:
+                raise CaptureError(
+                    f"dimension {dim} of input {node.target!r} became the constant {int(size)}: the model computes with "
+                    f"that size in Python, as a loop over time steps or an RNN cell called step by step does. Replace the "
+                    f"loop by nn.LSTM/nn.GRU, or keep the submodule that loops as it is: opaque=['path.of.the.submodule']"
+                )
+
+
+@contextlib.contextmanager
+def plain_config(model: nn.Module) -> Iterator[None]:
+    """No caches and named outputs on every (sub-)config, the training flags as they were afterwards."""
+    training = {module: module.training for module in model.modules()}
+    saved: list[tuple[Any, str, Any]] = []
+    configs = {id(c): c for c in (getattr(m, "config", None) for m in model.modules()) if c is not None}
+    for config in configs.values():
+        for key, value in _CONFIG.items():
+            if isinstance(getattr(config, key, None), bool):
+                saved.append((config, key, getattr(config, key)))
+                setattr(config, key, value)
+    try:
+        yield
+    finally:
+        for config, key, value in saved:
+            setattr(config, key, value)
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextlib.contextmanager
+def _fastpath_off() -> Iterator[None]:
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _dynamic_shapes(model: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Per parameter of `forward`, as torch.export wants it: arguments caught by `**kwargs` are nested under its name."""
+    wanted = {name: {dim: Dim.AUTO for dim in dynamic_dims(name, tensor)} for name, tensor in example.items()}
+    try:
+        bound = inspect.signature(model.forward).bind(**example)
+    except TypeError as error:
+        raise CaptureError(f"the example does not fit {type(model).__name__}.forward: {error}") from None
+    kinds = inspect.signature(model.forward).parameters
+    return {
+        name: {key: wanted[key] for key in value} if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else wanted[name]
+        for name, value in bound.arguments.items()
+    }
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    cause = " ".join(line.strip() for line in str(error).strip().splitlines()[:2] if line.strip())
+    place = _innermost(model, error)
+    where = f" in {place}" if place else ""
+    return f"{type(model).__name__} cannot be captured{where}: {type(error).__name__}: {cause[:300]}. What to try: {_REMEDY}"
+
+
+def _innermost(model: nn.Module, error: Exception) -> str:
+    """The deepest submodule whose code was running."""
+    names = {id(module): f"{name} ({type(module).__name__})" for name, module in model.named_modules() if name}
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        found = names.get(id(trace.tb_frame.f_locals.get("self")), found)
+        trace = trace.tb_next
+    return found

@@ -1,0 +1,90 @@
+"""What the embeddings of a graph are looked up with, computed on the example; tells positions from tokens, and their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tersor.compiler.capture.leaves import parameter, same_size
+from tersor.compiler.signature import Limit
+
+aten = torch.ops.aten
+
+
+def index_values(raw: fx.GraphModule, example: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+    """Embedding node -> its index tensor on the example. Indices that depend on parameters are left out."""
+    values: dict[fx.Node, Any] = {n: example[n.target] for n in raw.graph.find_nodes(op="placeholder")}
+    found: dict[fx.Node, Tensor] = {}
+    for node in raw.graph.find_nodes(op="call_function", target=aten.embedding.default):
+        index = node.args[1]
+        if isinstance(index, fx.Node) and _evaluate(raw, index, values):
+            found[node] = values[index]
+    return found
+
+
+def _evaluate(raw: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Compute a node from the inputs; False where a parameter or a module is needed."""
+    pending, order = [node], []
+    seen: set[fx.Node] = set()
+    while pending:
+        n = pending.pop()
+        if n in values or n in seen:
+            continue
+        seen.add(n)
+        if n.op == "call_module" or parameter(raw, n) is not None:
+            return False
+        order.append(n)
+        pending += n.all_input_nodes
+    positions = {n: i for i, n in enumerate(raw.graph.nodes)}
+    with torch.no_grad():
+        for n in sorted(order, key=positions.__getitem__):
+            if n.op == "get_attr":
+                values[n] = _attribute(raw, n.target)
+            else:
+                args, kwargs = (fx.map_arg(a, values.__getitem__) for a in (n.args, n.kwargs))
+                values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
+    return True
+
+
+def _attribute(module: nn.Module, target: Any) -> Any:
+    value: Any = module
+    for part in str(target).split("."):
+        value = getattr(value, part)
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def is_consecutive(index: Tensor) -> bool:
+    """Whether every row counts up by one: positions."""
+    rows = index.reshape(-1, index.shape[-1]) if index.dim() else index.reshape(1, 1)
+    return rows.shape[1] > 1 and bool((rows[:, 1:] - rows[:, :-1] == 1).all())
+
+
+def find_limits(raw: fx.GraphModule, indices: Mapping[fx.Node, Tensor], names: Mapping[int, list[str]]) -> tuple[Limit, ...]:
+    """How long the inputs may be: tables looked up by position, and buffers cut to the length of an input."""
+    limits: dict[tuple[str, int], Limit] = {}
+
+    def add(size: Any, most: int, what: str) -> None:
+        for node in raw.graph.find_nodes(op="placeholder"):
+            for dim, own in enumerate(node.meta["val"].shape):
+                known = limits.get((node.target, dim))
+                if not isinstance(size, int) and same_size(own, size) and (known is None or most < known.max):
+                    limits[node.target, dim] = Limit(node.target, dim, most, what)
+
+    for node, index in indices.items():
+        table = parameter(raw, node.args[0])
+        if table is not None and is_consecutive(index):
+            name = names.get(id(table), [str(node.args[0])])[0].removesuffix(".weight")
+            add(node.args[1].meta["val"].shape[-1], table.shape[0] - int(index.min()), f"rows of {name}")  # type: ignore[union-attr]
+    for node in raw.graph.find_nodes(op="call_function", target=aten.slice.Tensor):
+        source, dim, _, end = (*node.args[:4], *(0, None, None)[len(node.args) - 1 :])
+        buffer = source
+        while isinstance(buffer, fx.Node) and buffer.op == "call_function" and buffer.args:
+            buffer = buffer.args[0]
+        if isinstance(end, fx.Node) and isinstance(source, fx.Node) and isinstance(buffer, fx.Node) and buffer.op == "get_attr":
+            most = source.meta["val"].shape[dim]
+            if isinstance(most, int):
+                add(end.meta["val"], most, f"entries of {buffer.target}")
+    return tuple(limits.values())
