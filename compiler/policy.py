@@ -1,7 +1,8 @@
 """What a policy means: frozen values, independent of the text they came from.
 
-A policy says which budgets must hold, what to optimise, and, rule by rule, what may be done to which sites. Rules are ordered;
-the last rule whose selector names a site decides it. Spans tell where each part was written and take no part in equality.
+A policy says which budgets must hold, what to optimise, and, rule by rule, what may be done to which sites. Rules are
+ordered; the last rule whose selector names a site decides it. Spans tell where each part was written and take no part
+in equality.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from tersor.compiler.diagnostics import Span
 from tersor.compiler.site import Site
 
 Quantity = Literal["size", "latency", "memory", "metric"]
+Operator = Literal["<", "<=", "==", "!=", ">=", ">"]
 Value = bool | int | float | str
 
 
 def _span() -> Span | None:
-    return field(default=None, compare=False, repr=False)  # type: ignore[return-value]
+    return field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`quantity <= limit` (`>=` for `metric`). `size` and `memory` are bytes, `latency` seconds; with `share` the limit is a
-    fraction of the original. `at` names the input shape of a latency budget: (("batch", 1), ("tokens", 128))."""
+    """`quantity <= limit` (`>=` for `metric`). `size` and `memory` are bytes, `latency` seconds; with `share` the
+    limit is a fraction of the original. `at` names the input shape: (("batch", 1), ("tokens", 128))."""
 
     quantity: Quantity
     limit: float
@@ -51,6 +53,8 @@ class Objective:
 class Everything:
     """`all`: every site."""
 
+    span: Span | None = _span()
+
 
 @dataclass(frozen=True)
 class OfKind:
@@ -62,7 +66,8 @@ class OfKind:
 
 @dataclass(frozen=True)
 class OfRole:
-    """`role attention.*`: sites whose role matches a glob; a segment matches whole, `*` stays in a segment, `**` crosses."""
+    """`role attention.*`: sites whose role matches a glob; a segment matches whole, `*` stays in a segment, `**`
+    crosses."""
 
     glob: str
     span: Span | None = _span()
@@ -81,7 +86,7 @@ class Where:
     """`where out_features < 64`: a comparison on a property of the site (see `PROPERTIES`)."""
 
     subject: str
-    operator: Literal["<", "<=", "==", "!=", ">=", ">"]
+    operator: Operator
     value: Value
     span: Span | None = _span()
 
@@ -90,17 +95,20 @@ class Where:
 class And:
     left: Selector
     right: Selector
+    span: Span | None = _span()
 
 
 @dataclass(frozen=True)
 class Or:
     left: Selector
     right: Selector
+    span: Span | None = _span()
 
 
 @dataclass(frozen=True)
 class Not:
     operand: Selector
+    span: Span | None = _span()
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,9 @@ class Named:
     selector: Selector
     span: Span | None = _span()
 
+
+# Kinds a policy may name although no site has them yet: a rule that uses one matches nothing.
+STRUCTURAL_KINDS = ("neurons", "heads", "kv_groups", "layers", "width")
 
 Selector = Everything | OfKind | OfRole | InPath | Where | And | Or | Not | Named
 
@@ -132,6 +143,8 @@ PROPERTIES: dict[str, Callable[[Site], Value]] = {
     "path": lambda s: s.path,
 }
 
+TEXT_PROPERTIES = frozenset({"kind", "role", "path"})  # compared with `==` and `!=` only; the others are numbers
+
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
     "<": lambda a, b: a < b,  # type: ignore[operator]
     "<=": lambda a, b: a <= b,  # type: ignore[operator]
@@ -145,22 +158,18 @@ _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
 def glob_matches(glob: str, dotted: str) -> bool:
     """Segment-wise glob: `*`, `?`, `[...]` stay inside one dotted segment, `**` stands for any number of segments.
 
-    >>> glob_matches("layer.1", "layer.10"), glob_matches("encoder.**", "encoder.layer.0.fc"), glob_matches("a.*", "a.b.c")
+    >>> glob_matches("layer.1", "layer.10"), glob_matches("a.**", "a.b.c"), glob_matches("a.*", "a.b.c")
     (False, True, False)
     """
 
-    def match(pattern: tuple[str, ...], parts: tuple[str, ...]) -> bool:
-        if not pattern:
-            return not parts
-        if pattern[0] == "**":
-            return any(match(pattern[1:], parts[i:]) for i in range(len(parts) + 1))
-        return bool(parts) and fnmatchcase(parts[0], pattern[0]) and match(pattern[1:], parts[1:])
-
-    collapsed: list[str] = []
+    parts = dotted.split(".")
+    ends = {0}  # how many parts may have been read so far; a set, so that many `**` cost no more than one
     for segment in glob.split("."):
-        if not (segment == "**" and collapsed and collapsed[-1] == "**"):
-            collapsed.append(segment)
-    return match(tuple(collapsed), tuple(dotted.split(".")))
+        if segment == "**":
+            ends = set(range(min(ends), len(parts) + 1)) if ends else ends
+        else:
+            ends = {i + 1 for i in ends if i < len(parts) and fnmatchcase(parts[i], segment)}
+    return len(parts) in ends
 
 
 def selects(selector: Selector, site: Site) -> bool:
@@ -196,7 +205,15 @@ class Share:
     fraction: float
 
 
-Point = Value | Share
+@dataclass(frozen=True)
+class Call:
+    """A value that takes values, in the loss terms of a recovery only: `every(2)`."""
+
+    name: str
+    arguments: tuple[Point, ...] = ()
+
+
+Point = Value | Share | Call
 
 
 @dataclass(frozen=True)
@@ -215,8 +232,8 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Range:
-    """A range with both ends: `bits = 2..8`, `rank = 25%..75% step 10%`. Without `step` whole numbers go by 1, shares by
-    a tenth of the range."""
+    """A range with both ends: `bits = 2..8`, `rank = 25%..75% step 10%`. Without `step` whole numbers go by 1, shares
+    by a tenth of the range."""
 
     low: int | Share
     high: int | Share
@@ -234,6 +251,8 @@ def expand(space: Space) -> tuple[Value, ...]:
     """
 
     def plain(point: Point) -> Value:
+        if isinstance(point, Call):
+            raise TypeError(f"`{point.name}(...)` is no plain value")
         return point.fraction if isinstance(point, Share) else point
 
     match space:
