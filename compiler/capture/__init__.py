@@ -18,9 +18,11 @@ from tersor.compiler.capture.lift import Lifted, lift
 from tersor.compiler.capture.normalise import normalise
 from tersor.compiler.capture.paths import parameter_names
 from tersor.compiler.capture.sites import find_sites
-from tersor.compiler.equality import difference, disagreement, fixed_numerics, resized
+from tersor.compiler.equality import disagreement, resized
 from tersor.compiler.errors import CaptureError
 from tersor.compiler.program import Program, verify_graph
+from tersor.compiler.roles.annotate import Annotated
+from tersor.compiler.roles.infer import infer_roles
 from tersor.compiler.signature import Signature
 
 __all__ = ["capture"]
@@ -36,6 +38,7 @@ class _Graphs:
     raw: fx.GraphModule
     lifted: Lifted
     signature: Signature
+    indices: Mapping[fx.Node, Tensor]
 
 
 def capture(
@@ -61,7 +64,9 @@ def capture(
     with plain_config(model):
         graphs, notes = _faithful(model, example, opaque, check)
     names = parameter_names(model)
-    sites = find_sites(graphs.raw, graphs.lifted, names, {}, {}, roles or {})
+    annotated = Annotated(graphs.raw)
+    inferred = infer_roles(annotated, graphs.indices, example)
+    sites = find_sites(annotated, graphs.lifted, names, inferred, roles or {})
     graphs.lifted.module.train(training)
     verify_graph(graphs.lifted.module, graphs.signature)
     return Program(graphs.lifted.module, graphs.raw, graphs.signature, sites, example, notes)
@@ -105,8 +110,9 @@ def _graphs(model: nn.Module, example: Mapping[str, Tensor], opaque: Sequence[st
     normalise(gm)
     signature = flatten(gm, model, example)
     check_dynamic(gm, example)
-    limits = find_limits(gm, index_values(gm, example), parameter_names(model))
-    return _Graphs(gm, lift(gm, model, kept), replace(signature, limits=limits))
+    indices = index_values(gm, example)
+    limits = find_limits(gm, indices, parameter_names(model))
+    return _Graphs(gm, lift(gm, model, kept), replace(signature, limits=limits), indices)
 
 
 def _branches(model: nn.Module, graphs: _Graphs, example: Mapping[str, Tensor], opaque: Sequence[str]) -> str | None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from tersor.compiler.capture.leaves import parameter, same_size
+from tersor.compiler.graph import attribute, parameter, same_size
 from tersor.compiler.signature import Limit
 
 aten = torch.ops.aten
@@ -42,24 +42,21 @@ def _evaluate(raw: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) ->
     with torch.no_grad():
         for n in sorted(order, key=positions.__getitem__):
             if n.op == "get_attr":
-                values[n] = _attribute(raw, n.target)
+                held = attribute(raw, n.target)
+                values[n] = held.clone() if isinstance(held, Tensor) else held
             else:
                 args, kwargs = (fx.map_arg(a, values.__getitem__) for a in (n.args, n.kwargs))
                 values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
     return True
 
 
-def _attribute(module: nn.Module, target: Any) -> Any:
-    value: Any = module
-    for part in str(target).split("."):
-        value = getattr(value, part)
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def is_consecutive(index: Tensor) -> bool:
-    """Whether every row counts up by one: positions."""
+def first_position(index: Tensor) -> int | None:
+    """The smallest start of a row that counts up by one, or None where no row does: padded rows may not."""
     rows = index.reshape(-1, index.shape[-1]) if index.dim() else index.reshape(1, 1)
-    return rows.shape[1] > 1 and bool((rows[:, 1:] - rows[:, :-1] == 1).all())
+    if rows.shape[1] < 2:
+        return None
+    counting = rows[(rows[:, 1:] - rows[:, :-1] == 1).all(1)]
+    return int(counting[:, 0].min()) if len(counting) else None
 
 
 def find_limits(raw: fx.GraphModule, indices: Mapping[fx.Node, Tensor], names: Mapping[int, list[str]]) -> tuple[Limit, ...]:
@@ -74,10 +71,10 @@ def find_limits(raw: fx.GraphModule, indices: Mapping[fx.Node, Tensor], names: M
                     limits[node.target, dim] = Limit(node.target, dim, most, what)
 
     for node, index in indices.items():
-        table = parameter(raw, node.args[0])
-        if table is not None and is_consecutive(index):
+        table, start = parameter(raw, node.args[0]), first_position(index)
+        if table is not None and start is not None:
             name = names.get(id(table), [str(node.args[0])])[0].removesuffix(".weight")
-            add(node.args[1].meta["val"].shape[-1], table.shape[0] - int(index.min()), f"rows of {name}")  # type: ignore[union-attr]
+            add(node.args[1].meta["val"].shape[-1], table.shape[0] - start, f"rows of {name}")  # type: ignore[union-attr]
     for node in raw.graph.find_nodes(op="call_function", target=aten.slice.Tensor):
         source, dim, _, end = (*node.args[:4], *(0, None, None)[len(node.args) - 1 :])
         buffer = source

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from tersor.compiler.graph import matrix, parameter, same_shape
 from tersor.compiler.modules import Attention
 
 aten = torch.ops.aten
@@ -74,34 +75,6 @@ def build(c: Candidate) -> nn.Module:
     if c.bias is not None:
         module.bias = c.bias
     return module
-
-
-def parameter(gm: fx.GraphModule, node: Any) -> nn.Parameter | None:
-    """The parameter a node reads, or None."""
-    if not (isinstance(node, fx.Node) and node.op == "get_attr"):
-        return None
-    value: Any = gm
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value if isinstance(value, nn.Parameter) else None
-
-
-def matrix(gm: fx.GraphModule, node: Any) -> tuple[nn.Parameter, bool] | None:
-    """The matrix parameter behind a node and whether the node is its transpose."""
-    transposed = False
-    while isinstance(node, fx.Node) and node.op == "call_function":
-        if node.target in (aten.t.default, aten.numpy_T.default, aten.mT.default):
-            pass
-        elif node.target is aten.transpose.int and {int(a) % 2 for a in node.args[1:3]} == {0, 1}:  # type: ignore[arg-type]
-            pass
-        elif node.target is aten.permute.default and list(node.args[1]) == [1, 0]:  # type: ignore[arg-type]
-            pass
-        else:
-            return None
-        transposed = not transposed
-        node = node.args[0]
-    found = parameter(gm, node)
-    return None if found is None or found.dim() != 2 else (found, transposed)
 
 
 def _linear(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
@@ -238,17 +211,6 @@ def _lstm_outputs(graph: fx.Graph, node: fx.Node, call: fx.Node) -> None:
         state.meta = {**use.meta, "val": (h, c)}
         use.args = (state, int(index) - 1)  # type: ignore[call-overload]
     graph.erase_node(node)
-
-
-def same_shape(a: Any, b: Any) -> bool:
-    """Whether two shapes are equal for every value of their symbols."""
-    return len(a) == len(b) and all(same_size(x, y) for x, y in zip(a, b, strict=True))
-
-
-def same_size(a: Any, b: Any) -> bool:
-    if isinstance(a, int) or isinstance(b, int):
-        return isinstance(a, int) and isinstance(b, int) and a == b
-    return bool(a.node.expr == b.node.expr)
 
 
 _RULES: dict[Any, Callable[[fx.GraphModule, fx.Node], Candidate | None]] = {

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from tersor.compiler.capture.leaves import Candidate, build, candidate
 from tersor.compiler.capture.paths import Namespace, owner_path, parameter_names, recurrent_path, stack
+from tersor.compiler.graph import attribute
 
 aten = torch.ops.aten
 _IMPURE = {
@@ -46,7 +47,7 @@ def lift(gm: fx.GraphModule, model: nn.Module, opaque: Mapping[str, nn.Module]) 
     found = [c for node in gm.graph.nodes if (c := candidate(gm, node)) is not None]
     found = _without_mixed_orientation(found)
     placed = _places(found, model, names, opaque)
-    attributes = _attributes(gm)
+    attributes = {n.target: attribute(gm, n.target) for n in gm.graph.find_nodes(op="get_attr")}
     modules: dict[str, nn.Module] = dict(opaque)
     for c in found:
         path = placed[c.node]
@@ -59,16 +60,6 @@ def lift(gm: fx.GraphModule, model: nn.Module, opaque: Mapping[str, nn.Module]) 
             graph.erase_node(node)
     lifted = fx.GraphModule({**attributes, **modules}, graph, class_name="Captured")
     return Lifted(lifted, {node.name: path for node, path in placed.items()})
-
-
-def _attributes(gm: fx.GraphModule) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for node in gm.graph.find_nodes(op="get_attr"):
-        value: Any = gm
-        for part in node.target.split("."):
-            value = getattr(value, part)
-        found[node.target] = value
-    return found
 
 
 def _without_mixed_orientation(found: list[Candidate]) -> list[Candidate]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from tersor.compiler.capture.leaves import Candidate, candidate, parameter
+from tersor.compiler.capture.leaves import Candidate, candidate
 from tersor.compiler.capture.lift import Lifted
+from tersor.compiler.graph import parameter
 from tersor.compiler.policy import glob_matches
-from tersor.compiler.roles.infer import Role
+from tersor.compiler.roles import Role
+from tersor.compiler.roles.annotate import Annotated
 from tersor.compiler.site import Kind, Reader, Site
 
 
@@ -23,15 +25,14 @@ class _Use:
 
 
 def find_sites(
-    raw: fx.GraphModule,
+    annotated: Annotated,
     lifted: Lifted,
     names: Mapping[int, list[str]],
     roles: Mapping[fx.Node, Role],
-    norms: Mapping[fx.Node, fx.Node],
     overrides: Mapping[str, str],
 ) -> tuple[Site, ...]:
-    """Sites in the order in which the graph first uses them. `norms` maps the weight operand of an unlifted norm to the node
-    that carries its role; `overrides` maps path globs to roles, the last match wins."""
+    """Sites in the order in which the graph first uses them; `overrides` maps path globs to roles, the last match wins."""
+    raw = annotated.gm
     calls: dict[str, int] = {}
     uses: dict[int, _Use] = {}
     sites: dict[object, Site] = {}
@@ -41,7 +42,7 @@ def find_sites(
             for operand in node.all_input_nodes:
                 held = parameter(raw, operand)
                 if held is not None:
-                    _note(uses, sites, held, *_unlifted(node, operand, norms, roles), None)
+                    _note(uses, sites, held, *_unlifted(annotated, node, operand, roles), None)
             continue
         reader = Reader(path, calls.get(path, 0))
         calls[path] = reader.call + 1
@@ -92,11 +93,11 @@ def _recurrent(weight: nn.Parameter, number: int) -> tuple[Kind, Role]:
 
 
 def _unlifted(
-    node: fx.Node, operand: fx.Node, norms: Mapping[fx.Node, fx.Node], roles: Mapping[fx.Node, Role]
+    annotated: Annotated, node: fx.Node, operand: fx.Node, roles: Mapping[fx.Node, Role]
 ) -> tuple[Kind, Role]:
-    norm = norms.get(operand)
-    if norm is not None and node is norm:
-        return "norm", roles.get(norm, Role("norm.other"))
+    part = annotated.parts[node]
+    if part.kind == "norm" and part.weight is operand:
+        return "norm", roles.get(node, Role("norm.other"))
     return "other", Role("other", (f"read by {node.target}, which is not lifted into a module",))
 
 
