@@ -1,0 +1,233 @@
+"""A thin vector emitter over an LLVM IR builder, and the decorator that makes an emitting function callable from Numba.
+
+A kernel is a Python function `(emitter, *addresses_and_counts)`: it runs once, at compile time, and what it emits
+becomes the body of a Numba intrinsic taking 64-bit integers. Addresses are plain integers (bytes). Vectors have
+`level.lanes` lanes of 32 bits.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tersor.backends.numba.features import Level
+
+Value: TypeAlias = Any  # llvmlite.ir.Value; llvmlite is not annotated
+
+I8, I16, I32, I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
+F32 = ir.FloatType()
+
+_VPDPBUSD = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
+_PMADDWD = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
+
+
+class Emitter:
+    """Typed vector operations, addressing and counted loops for one CPU level."""
+
+    def __init__(self, builder: ir.IRBuilder, level: Level) -> None:
+        self.b = builder
+        self.level = level
+        n = level.lanes
+        self.floats = ir.VectorType(F32, n)
+        self.ints = ir.VectorType(I32, n)
+        self.halves = ir.VectorType(I16, 2 * n)
+        self.bytes = ir.VectorType(I8, 4 * n)
+        self.narrow = ir.VectorType(I8, n)
+
+    # --- addresses -----------------------------------------------------------------------------------------------
+    def at(self, base: Value, *offsets: Value | int) -> Value:
+        """base + sum of byte offsets."""
+        for offset in offsets:
+            if isinstance(offset, int):
+                if offset == 0:
+                    continue
+                offset = I64(offset)
+            base = self.b.add(base, offset)
+        return base
+
+    def times(self, value: Value, factor: Value | int) -> Value:
+        """value * factor, 64 bit."""
+        return self.b.mul(value, I64(factor) if isinstance(factor, int) else factor)
+
+    def load(self, address: Value, kind: ir.Type) -> Value:
+        """Unaligned load."""
+        loaded = self.b.load(self.b.inttoptr(address, kind.as_pointer()))
+        loaded.align = 1
+        return loaded
+
+    def store(self, address: Value, value: Value) -> None:
+        """Unaligned store."""
+        stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
+        stored.align = 1
+
+    def load_floats(self, address: Value) -> Value:
+        return self.load(address, self.floats)
+
+    def load_ints(self, address: Value) -> Value:
+        return self.load(address, self.ints)
+
+    def broadcast_float(self, address: Value) -> Value:
+        """One float in every lane."""
+        return self.splat(self.load(address, F32))
+
+    def broadcast_int(self, address: Value) -> Value:
+        """The four bytes at `address` in every lane."""
+        return self.splat(self.load(address, I32))
+
+    # --- constants -----------------------------------------------------------------------------------------------
+    def splat(self, scalar: Value) -> Value:
+        kind = ir.VectorType(scalar.type, self.level.lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.b.insert_element(undefined, scalar, I32(0))
+        zeros = ir.Constant(ir.VectorType(I32, self.level.lanes), [0] * self.level.lanes)
+        return self.b.shuffle_vector(first, undefined, zeros)
+
+    def constant(self, kind: ir.VectorType, value: float) -> Value:
+        return ir.Constant(kind, [value] * kind.count)
+
+    def float_vector(self, value: float) -> Value:
+        return self.constant(self.floats, value)
+
+    def int_vector(self, value: int) -> Value:
+        return self.constant(self.ints, value)
+
+    def byte_mask(self, value: int) -> Value:
+        """`value` (0..255) in every byte, as 32-bit lanes."""
+        return self.b.bitcast(self.constant(self.bytes, value - 256 if value > 127 else value), self.ints)
+
+    # --- arithmetic ----------------------------------------------------------------------------------------------
+    def call(self, name: str, result: ir.Type, *arguments: Value, fastmath: tuple[str, ...] = ()) -> Value:
+        """Call an LLVM intrinsic by its full name."""
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        function = cgutils.get_or_insert_function(self.b.module, kind, name)  # type: ignore[no-untyped-call]
+        return self.b.call(function, arguments, fastmath=fastmath)
+
+    def _suffix(self, letter: str) -> str:
+        return f"v{self.level.lanes}{letter}32"
+
+    def fma(self, x: Value, y: Value, z: Value) -> Value:
+        """x * y + z, rounded once."""
+        return self.call(f"llvm.fma.{self._suffix('f')}", self.floats, x, y, z)
+
+    def to_float(self, x: Value) -> Value:
+        return self.b.sitofp(x, self.floats)
+
+    def to_int(self, x: Value) -> Value:
+        """Round to nearest, ties to even."""
+        return self.call(f"llvm.lrint.{self._suffix('i')}.{self._suffix('f')}", self.ints, x)
+
+    def maximum(self, x: Value, y: Value) -> Value:
+        return self.b.select(self.b.fcmp_ordered(">", x, y), x, y)
+
+    def minimum(self, x: Value, y: Value) -> Value:
+        return self.b.select(self.b.fcmp_ordered("<", x, y), x, y)
+
+    def shift_right(self, x: Value, count: int) -> Value:
+        """Logical shift of 32-bit lanes."""
+        return self.b.lshr(x, self.int_vector(count)) if count else x
+
+    def absolute_bits(self, x: Value) -> Value:
+        """Bits of |x|: ordered as integers like the values, with NaN above infinity."""
+        return self.b.and_(self.b.bitcast(x, self.ints), self.int_vector(0x7FFFFFFF))
+
+    def maximum_int(self, x: Value, y: Value) -> Value:
+        return self.b.select(self.b.icmp_signed(">", x, y), x, y)
+
+    def reduce_maximum_int(self, x: Value) -> Value:
+        return self.call(f"llvm.vector.reduce.smax.{self._suffix('i')}", I32, x)
+
+    def reduce_add_int(self, x: Value) -> Value:
+        return self.call(f"llvm.vector.reduce.add.{self._suffix('i')}", I32, x)
+
+    def reduce_add(self, x: Value) -> Value:
+        """Sum of the lanes, as a tree."""
+        start = ir.Constant(F32, -0.0)
+        return self.call(f"llvm.vector.reduce.fadd.{self._suffix('f')}", F32, start, x, fastmath=("reassoc",))
+
+    # --- the dot product -----------------------------------------------------------------------------------------
+    def dot(self, accumulator: Value, codes: Value, values: Value) -> Value:
+        """accumulator[i] + sum_j u8(codes)[4i+j] * s8(values)[4i+j], exact modulo 2^32 at every level.
+
+        Without the dedicated instruction the bytes are widened to 16 bit, even and odd ones apart, and multiplied
+        pairwise: |255 * 127 * 2| < 2^31, so that nothing saturates (a byte-wise `vpmaddubsw` would, at 255 * 127 * 2 >
+        32767).
+        """
+        if self.level.dot == "vpdpbusd":
+            args = (accumulator, self.b.bitcast(codes, self.bytes), self.b.bitcast(values, self.bytes))
+            return self.call(_VPDPBUSD[self.level.lanes], self.ints, *args)
+        u, s = self.b.bitcast(codes, self.halves), self.b.bitcast(values, self.halves)
+        eight = self.constant(self.halves, 8)
+        even = self._pair_products(
+            self.b.and_(u, self.constant(self.halves, 255)), self.b.ashr(self.b.shl(s, eight), eight)
+        )
+        odd = self._pair_products(self.b.lshr(u, eight), self.b.ashr(s, eight))
+        return self.b.add(accumulator, self.b.add(even, odd))
+
+    def _pair_products(self, x: Value, y: Value) -> Value:
+        """x[2i] * y[2i] + x[2i+1] * y[2i+1] of 16-bit lanes, in 32 bit."""
+        if self.level.dot == "pmaddwd":
+            return self.call(_PMADDWD[self.level.lanes], self.ints, x, y)
+        n = self.level.lanes
+        wide = ir.VectorType(I32, 2 * n)
+        product = self.b.mul(self.b.sext(x, wide), self.b.sext(y, wide))
+        undefined = ir.Constant(wide, ir.Undefined)
+        even, odd = (
+            self.b.shuffle_vector(product, undefined, ir.Constant(self.ints, [2 * i + k for i in range(n)]))
+            for k in (0, 1)
+        )
+        return self.b.add(even, odd)
+
+    # --- control -------------------------------------------------------------------------------------------------
+    def loop(
+        self, count: Value, carried: Sequence[Value], body: Callable[[Value, list[Value]], list[Value]]
+    ) -> list[Value]:
+        """for i in range(count): carried = body(i, carried). `count` must be at least 1."""
+        b = self.b
+        before = b.block
+        head, after = b.append_basic_block("loop"), b.append_basic_block("after")
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(I64)
+        index.add_incoming(I64(0), before)
+        state = []
+        for value in carried:
+            phi = b.phi(value.type)
+            phi.add_incoming(value, before)
+            state.append(phi)
+        result = body(index, list(state))
+        following = b.add(index, I64(1), flags=("nsw", "nuw"))
+        tail = b.block
+        index.add_incoming(following, tail)
+        for phi, value in zip(state, result, strict=True):
+            phi.add_incoming(value, tail)
+        b.cbranch(b.icmp_signed("<", following, count), head, after)
+        b.position_at_end(after)
+        return result
+
+
+def kernel(level: Level, arguments: int, result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
+    """Make `emit(emitter, *values)` a Numba intrinsic of `arguments` 64-bit integers."""
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def typed(typing_context: Any, *_: Any) -> Any:
+            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Any:
+                emitted = emit(Emitter(builder, level), *values)
+                return context.get_dummy_value() if result is types.void else emitted
+
+            return result(*[types.int64] * arguments), codegen
+
+        # Numba reads the arity from the signature, which *args does not show.
+        kind = inspect.Parameter.POSITIONAL_ONLY
+        names = ["typing_context", *(f"a{i}" for i in range(arguments))]
+        typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
+        typed.__name__ = emit.__name__
+        typed.__doc__ = emit.__doc__
+        return intrinsic(typed)
+
+    return decorate

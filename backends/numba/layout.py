@@ -1,0 +1,166 @@
+"""The kernel layout of a quantised matrix, and its inverse.
+
+A matrix w[n, k] = scale[n, g] * (code[n, k] - zero[n, g]) is cut into panels of `level.panel` outputs. In a panel, four
+consecutive k of one output lie in one 32-bit lane:
+
+    codes  [panel][k / (4 * per)][strip][lane][4]      uint8, `per` = 8 // width k-quads share a byte, the first in the
+    low bits scale  [panel][group][strip * lane]                float32
+    shift  [panel][group][strip * lane]                float32, scale * (center - zero); absent if every zero is the
+    center
+
+with center = 2^(width - 1). Padded codes meet padded activations, which are 0; padded outputs have scale 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tersor.backends.numba.features import Level
+from tersor.compiler.errors import RequestError
+
+Kind = Literal["row", "activation", "group"]
+
+STEP = 32  # columns a kernel takes at once; every group is a multiple of it
+MAX_COLUMNS = 65536  # |255 * 127 * K| < 2^31 up to here
+
+
+def ceil_to(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` not below `value`."""
+    return -(-value // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and grouping of one matrix.
+
+    `weight_group` is the number of columns that share a weight scale (0: the whole row), `activation_group` the number
+    that share an activation scale (0: the whole row).
+    """
+
+    rows: int
+    columns: int
+    width: int
+    weight_group: int = 0
+    activation_group: int = 0
+    shifted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width not in (2, 4, 8):
+            raise RequestError(f"codes are laid out in 2, 4 or 8 bits, not {self.width}")
+        if not 1 <= self.columns <= MAX_COLUMNS or self.rows < 1:
+            raise RequestError(
+                f"a quantised matrix of shape {(self.rows, self.columns)}: 1 to {MAX_COLUMNS} columns are supported"
+            )
+        for group in (self.weight_group, self.activation_group):
+            if group % STEP or group < 0:
+                raise RequestError(
+                    f"a group of {group} columns: groups are multiples of {STEP}, or 0 for the whole row"
+                )
+        small, large = sorted((self.weight_group, self.activation_group))
+        if small and large % small:
+            raise RequestError(f"groups of {small} and {large} columns: one must divide the other")
+
+    @property
+    def kind(self) -> Kind:
+        """Which micro-kernel: weight groups, activation groups only, or neither."""
+        return "group" if self.weight_group else "activation" if self.activation_group else "row"
+
+    @property
+    def center(self) -> int:
+        """What is taken from every code in integers."""
+        return 1 << (self.width - 1)
+
+    @property
+    def group(self) -> int:
+        """Columns that share both scales."""
+        both = [g for g in (self.weight_group, self.activation_group) if g]
+        return min(both) if both else ceil_to(self.columns, STEP)
+
+    @property
+    def padded(self) -> int:
+        """Columns with padding."""
+        return ceil_to(self.columns, self.group)
+
+    @property
+    def groups(self) -> int:
+        return self.padded // self.group
+
+    @property
+    def activation_span(self) -> int:
+        """Columns that share an activation scale: at most `group` unless it is the whole row."""
+        return self.group if self.activation_group else self.padded
+
+
+def width_of(bits: int) -> int:
+    """The layout width for codes of `bits` bits."""
+    if not 1 <= bits <= 8:
+        raise RequestError(f"codes of {bits} bits: 1 to 8 are supported")
+    return 2 if bits <= 2 else 4 if bits <= 4 else 8
+
+
+def pack_codes(codes: Tensor, layout: Layout, level: Level) -> Tensor:
+    """Codes (rows, columns) uint8 to the panel layout."""
+    per = 8 // layout.width
+    panels = -(-layout.rows // level.panel)
+    full = codes.new_zeros(panels * level.panel, layout.padded)
+    full[: layout.rows, : layout.columns] = codes
+    split = full.view(panels, level.strips, level.lanes, layout.padded // (4 * per), per, 4)
+    split = split.permute(4, 0, 3, 1, 2, 5)
+    packed = torch.zeros_like(split[0], memory_format=torch.contiguous_format)
+    for position in range(per):
+        packed |= split[position] << (layout.width * position)
+    return packed.reshape(-1)
+
+
+def unpack_codes(packed: Tensor, layout: Layout, level: Level) -> Tensor:
+    """The inverse of `pack_codes`."""
+    per = 8 // layout.width
+    panels = -(-layout.rows // level.panel)
+    split = packed.view(panels, layout.padded // (4 * per), level.strips, level.lanes, 4)
+    mask = (1 << layout.width) - 1
+    planes = torch.stack([(split >> (layout.width * position)) & mask for position in range(per)])
+    full = planes.permute(1, 3, 4, 2, 0, 5).reshape(panels * level.panel, layout.padded)
+    return full[: layout.rows, : layout.columns]
+
+
+def pack_groups(values: Tensor, layout: Layout, level: Level) -> Tensor:
+    """Values per (row, group) to the panel layout, repeated where the kernel's groups are finer than the weight's."""
+    panels = -(-layout.rows // level.panel)
+    count = layout.groups if layout.kind == "group" else 1
+    if layout.kind == "group":
+        values = values.repeat_interleave(layout.weight_group // layout.group, dim=1)[:, :count]
+    full = torch.zeros(panels * level.panel, count, dtype=torch.float32)
+    full[: layout.rows] = values
+    return full.view(panels, level.panel, count).transpose(1, 2).reshape(-1).contiguous()
+
+
+def unpack_groups(packed: Tensor, layout: Layout, level: Level) -> Tensor:
+    """(rows, groups of the kernel) from `pack_groups`."""
+    panels = -(-layout.rows // level.panel)
+    count = packed.numel() // (panels * level.panel)
+    return packed.view(panels, count, level.panel).transpose(1, 2).reshape(panels * level.panel, count)[: layout.rows]
+
+
+def pack_bias(bias: Tensor | None, layout: Layout, level: Level) -> Tensor:
+    """The bias, or zeros, padded to whole panels."""
+    full = torch.zeros(ceil_to(layout.rows, level.panel), dtype=torch.float32)
+    if bias is not None:
+        full[: layout.rows] = bias
+    return full
+
+
+def dense(codes: Tensor, scale: Tensor, shift: Tensor | None, layout: Layout, level: Level) -> Tensor:
+    """The matrix (rows, columns) that packed tensors stand for."""
+    signed = unpack_codes(codes, layout, level).float() - layout.center
+
+    def spread(packed: Tensor) -> Tensor:
+        values = unpack_groups(packed, layout, level)
+        repeat = layout.group if values.shape[1] > 1 else layout.columns
+        return values.repeat_interleave(repeat, dim=1)[:, : layout.columns]
+
+    matrix = signed * spread(scale)
+    return matrix if shift is None else matrix + spread(shift)

@@ -1,0 +1,70 @@
+"""A kernel is trusted on this CPU only after it has agreed with the exact reference."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import torch
+
+from tersor.backends.numba.elementwise import Activation
+from tersor.backends.numba.features import Level, below, level_named
+from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups
+from tersor.backends.numba.plan import LinearPlan
+from tersor.backends.numba.reference import reference_linear
+
+# Float rounding: a few operations per group on sums of a few hundred terms. A wrong code or lane is off by far more.
+_TOLERANCE = 1e-5
+
+
+def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
+    """Whether the compiled linear of this layout agrees with the reference, on a small matrix with every kind of
+    edge.
+    """
+    group = max(layout.weight_group, layout.activation_group)
+    small = Layout(
+        level.panel + 3,
+        2 * (group or 32) + 5,
+        layout.width,
+        layout.weight_group,
+        layout.activation_group,
+        layout.shifted,
+    )
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 1 << layout.width, (small.rows, small.columns), dtype=torch.uint8, generator=generator)
+    codes[0], codes[1] = 0, (1 << layout.width) - 1
+    groups = -(-small.columns // small.weight_group) if small.weight_group else 1
+    scale = torch.rand(small.rows, groups, generator=generator) + 0.5
+    zero = torch.full_like(scale, small.center)
+    if small.shifted:
+        zero += torch.randn(zero.shape, generator=generator)
+    bias = torch.randn(small.rows, generator=generator)
+    x = torch.randn(sum(level.row_tiles), small.columns, generator=generator)
+    x[0] = 3.0  # every activation at its extreme
+    shift = pack_groups(scale * (small.center - zero), small, level) if small.shifted else None
+    run = LinearPlan(small, activation, level.name)
+    y = run(x, pack_codes(codes, small, level), pack_groups(scale, small, level), shift, pack_bias(bias, small, level))
+    expected = reference_linear(x, codes, scale, zero, bias, small, activation)
+    return bool((y - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+
+
+@cache
+def _linear_agrees(
+    level: str, width: int, weight_group: int, activation_group: int, shifted: bool, activation: Activation
+) -> bool:
+    layout = Layout(1, 1, width, weight_group, activation_group, shifted)
+    return linear_agrees(level_named(level), layout, activation)
+
+
+def trusted_level(level: Level | None, layout: Layout, activation: Activation) -> Level | None:
+    """`level` if its kernel agrees with the reference here, else the next slower one that does, else None; warns on a
+    mismatch.
+    """
+    key = (layout.width, layout.weight_group, layout.activation_group, layout.shifted, activation)
+    while level is not None and not _linear_agrees(level.name, *key):
+        warnings.warn(
+            f"the {level.name} kernel for {layout} disagrees with its reference on this CPU; trying a slower one",
+            stacklevel=3,
+        )
+        level = below(level)
+    return level
