@@ -35,9 +35,9 @@ class Outputs(OrderedDict[str, Any]):
 class CompiledModule(nn.Module):
     """Calls a flat graph as the original model was called: positional or by name, with its defaults and its outputs.
 
-    Arguments the graph does not have may only be absent, `None` or `False` (`output_attentions=False`); anything else is a
-    TypeError that names the accepted inputs. `return_dict=False` gives a tuple. An input of the wrong rank, or longer than
-    the model's tables, is a RequestError.
+    Arguments the graph does not have may only be absent, `None` or `False` (`output_attentions=False`); anything
+    else is a TypeError that names the accepted inputs. `return_dict=False` gives a tuple. An input of the wrong
+    rank, or longer than the model's tables, is a RequestError.
     """
 
     def __init__(self, graph_module: fx.GraphModule, signature: Signature) -> None:
@@ -91,7 +91,9 @@ class CompiledModule(nn.Module):
                 raise TypeError(f"the captured model has no input {name!r}; {self._accepts()}")
 
     def _accepts(self) -> str:
-        return "it takes " + ", ".join(i.name + ("" if i.default is None else " (optional)") for i in self.signature.inputs)
+        return "it takes " + ", ".join(
+            i.name + ("" if i.default is None else " (optional)") for i in self.signature.inputs
+        )
 
 
 def _kinds(output: Output) -> set[str]:

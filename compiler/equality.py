@@ -68,8 +68,8 @@ def disagreement(
     limits: Sequence[Limit] = (),
     seeded: bool = False,
 ) -> str | None:
-    """Where and how the two differ: on the example itself and at other shapes; None when nowhere. Other shapes that `theirs`
-    itself refuses are passed over."""
+    """Where and how the two differ: on the example itself and at other shapes; None when nowhere. Other shapes that
+    `theirs` itself refuses are passed over."""
     first = next(iter(example.values()))
     variants = [(f"on the example, {tuple(first.shape)}", dict(example))]
     variants += [(f"at batch {b}, sequence {s}", resized(example, b, s, limits)) for b, s in SHAPES]

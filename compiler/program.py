@@ -16,8 +16,9 @@ from tersor.compiler.site import Site
 
 @dataclass(frozen=True)
 class Program:
-    """`module` is the modular view (leaf modules called by path, the rest ATen): what is rewritten and run. `raw` is the
-    same graph before lifting, for analysis; both hold the same parameters. `example` are inputs the graph was made from.
+    """`module` is the modular view (leaf modules called by path, the rest ATen): what is rewritten and run. `raw` is
+    the same graph before lifting, for analysis; both hold the same parameters. `example` are inputs the graph was
+    made from.
     """
 
     module: fx.GraphModule
@@ -32,8 +33,8 @@ class Program:
         return CompiledModule(self.module, self.signature)
 
     def verify(self, reference: nn.Module | None = None) -> None:
-        """Check what every pass must keep: a well-formed graph, flat outputs, and, given a reference, equal results in eval
-        mode at several shapes. CompilerBug otherwise."""
+        """Check what every pass must keep: a well-formed graph, flat outputs, and, given a reference, equal results
+        in eval mode at several shapes. CompilerBug otherwise."""
         verify_graph(self.module, self.signature)
         if reference is None:
             return

@@ -1,4 +1,5 @@
-"""How a captured model is called: its inputs, what it returns, and how long its inputs may be. Plain data, JSON both ways."""
+"""How a captured model is called: its inputs, what it returns, and how long its inputs may be. Plain data, JSON both
+ways."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ class Constant:
 
 @dataclass(frozen=True)
 class Group:
-    """A container: `kind` is `tuple`, `list`, `dict`, or `module:Class` of a transformers output; `fields` name the items
-    of the last two."""
+    """A container: `kind` is `tuple`, `list`, `dict`, or `module:Class` of a transformers output; `fields` name the
+    items of the last two."""
 
     kind: str
     items: tuple[Output, ...]
@@ -58,8 +59,8 @@ Output = TensorAt | Constant | Group
 
 @dataclass(frozen=True)
 class Signature:
-    """`inputs` are the placeholders of the graph in order; `parameters` the positional parameters of the original `forward`,
-    inputs or not, so that a positional call means what it meant before."""
+    """`inputs` are the placeholders of the graph in order; `parameters` the positional parameters of the original
+    `forward`, inputs or not, so that a positional call means what it meant before."""
 
     inputs: tuple[Input, ...]
     output: Output

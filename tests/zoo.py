@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +68,14 @@ def roberta() -> Built:
 def distilbert() -> Built:
     from transformers import DistilBertConfig, DistilBertModel
 
-    config = {"vocab_size": VOCAB, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64}
+    config = {
+        "vocab_size": VOCAB,
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 64,
+        "max_position_embeddings": 64,
+    }
     return _seeded(lambda: DistilBertModel(DistilBertConfig(**config))), text()
 
 

@@ -1,4 +1,5 @@
-"""Capture a model as a `Program`: export, normalise, lift, find sites, and check the result against the model itself."""
+"""Capture a model as a `Program`: export, normalise, lift, find sites, and check the result against the model
+itself."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import contextlib
 import copy as copying
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -28,8 +30,8 @@ from tersor.compiler.signature import Signature
 __all__ = ["capture"]
 
 _EVAL_NOTE = (
-    "captured in eval mode, since the model computes something else while training ({reason}); dropout inside attention "
-    "is not part of the graph"
+    "captured in eval mode, since the model computes something else while training ({reason}); "
+    "dropout inside attention is not part of the graph"
 )
 
 
@@ -43,7 +45,7 @@ class _Graphs:
 
 def capture(
     model: nn.Module,
-    example: Mapping[str, Tensor],
+    example: Mapping[str, Tensor | None],
     *,
     opaque: Sequence[str] = (),
     copy: bool = True,
@@ -52,31 +54,33 @@ def capture(
 ) -> Program:
     """The model as a graph with symbolic batch and sequence sizes, and its sites.
 
-    `example` are keyword arguments of `forward`; dimensions of size 1 are doubled first. `opaque` names submodules to keep
-    as they are. With `copy` the program has parameters of its own, else it shares the model's. `check` compares the graph
-    with the model at several shapes, in eval mode exactly and in train mode under one seed. `roles` overrides inferred roles
-    by path glob. Raises CaptureError with the cause and what to try.
+    `example` are keyword arguments of `forward`; dimensions of size 1 are doubled first. `opaque` names submodules
+    to keep as they are. With `copy` the program has parameters of its own, else it shares the model's. `check`
+    compares the graph with the model at several shapes, in eval mode exactly and in train mode under one seed.
+    `roles` overrides inferred roles by path glob. Raises CaptureError with the cause and what to try.
     """
-    example = _checked_example(example)
+    inputs = _checked_example(example)
     if copy:
         model = copying.deepcopy(model)
     training = model.training
     with plain_config(model):
-        graphs, notes = _faithful(model, example, opaque, check)
+        graphs, notes = _faithful(model, inputs, opaque, check)
     names = parameter_names(model)
     annotated = Annotated(graphs.raw)
-    inferred = infer_roles(annotated, graphs.indices, example)
+    inferred = infer_roles(annotated, graphs.indices, inputs)
     sites = find_sites(annotated, graphs.lifted, names, inferred, roles or {})
     graphs.lifted.module.train(training)
     verify_graph(graphs.lifted.module, graphs.signature)
-    return Program(graphs.lifted.module, graphs.raw, graphs.signature, sites, example, notes)
+    return Program(graphs.lifted.module, graphs.raw, graphs.signature, sites, inputs, notes)
 
 
-def _checked_example(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _checked_example(example: Mapping[str, Any]) -> dict[str, Tensor]:
     given = {name: value for name, value in example.items() if value is not None}
     wrong = [name for name, value in given.items() if not isinstance(value, Tensor)]
-    if wrong or not given:
-        raise CaptureError(f"the example must be a mapping of names to tensors; {', '.join(wrong) or 'it'} is not")
+    if wrong:
+        raise CaptureError(f"the example holds something else than tensors: {', '.join(wrong)}; fix such options first")
+    if not given:
+        raise CaptureError("the example is empty; give the keyword arguments of one forward call")
     return stretched(given)
 
 
@@ -92,8 +96,8 @@ def _faithful(
     found = _wrong(model, graphs, example, modes=(False,)) if check else None
     if found is not None:
         raise CaptureError(
-            f"the captured graph of {type(model).__name__} does not compute what the model does {found}. What to try: keep "
-            f"the part that depends on values or randomness as it is, opaque=['path.of.the.submodule']"
+            f"the captured graph of {type(model).__name__} does not compute what the model does {found}. What to try: "
+            f"keep the part that depends on values or randomness as it is, opaque=['path.of.the.submodule']"
         )
     return graphs, (_EVAL_NOTE.format(reason=reason),)
 

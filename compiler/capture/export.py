@@ -59,9 +59,10 @@ def check_dynamic(gm: fx.GraphModule, example: Mapping[str, Tensor]) -> None:
             size = node.meta["val"].shape[dim]
             if isinstance(size, int) or size.node.maybe_as_int() is not None:
                 raise CaptureError(
-                    f"dimension {dim} of input {node.target!r} became the constant {int(size)}: the model computes with "
-                    f"that size in Python, as a loop over time steps or an RNN cell called step by step does. Replace the "
-                    f"loop by nn.LSTM/nn.GRU, or keep the submodule that loops as it is: opaque=['path.of.the.submodule']"
+                    f"dimension {dim} of input {node.target!r} became the constant {int(size)}: the model computes "
+                    f"with that size in Python, as a loop over time steps or an RNN cell called step by step does. "
+                    f"Replace the loop by nn.LSTM or nn.GRU, or keep the submodule that loops as it is: "
+                    f"opaque=['path.of.the.submodule']"
                 )
 
 
@@ -96,8 +97,9 @@ def _fastpath_off() -> Iterator[None]:
 
 
 def _dynamic_shapes(model: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Per parameter of `forward`, as torch.export wants it: arguments caught by `**kwargs` are nested under its name."""
-    wanted = {name: {dim: Dim.AUTO for dim in dynamic_dims(name, tensor)} for name, tensor in example.items()}
+    """Per parameter of `forward`, as torch.export wants it: arguments caught by `**kwargs` are nested under its
+    name."""
+    wanted = {name: dict.fromkeys(dynamic_dims(name, tensor), Dim.AUTO) for name, tensor in example.items()}
     try:
         bound = inspect.signature(model.forward).bind(**example)
     except TypeError as error:
@@ -113,7 +115,8 @@ def _explain(model: nn.Module, error: Exception) -> str:
     cause = " ".join(line.strip() for line in str(error).strip().splitlines()[:2] if line.strip())
     place = _innermost(model, error)
     where = f" in {place}" if place else ""
-    return f"{type(model).__name__} cannot be captured{where}: {type(error).__name__}: {cause[:300]}. What to try: {_REMEDY}"
+    problem = f"{type(error).__name__}: {cause[:300]}"
+    return f"{type(model).__name__} cannot be captured{where}: {problem}. What to try: {_REMEDY}"
 
 
 def _innermost(model: nn.Module, error: Exception) -> str:

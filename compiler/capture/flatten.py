@@ -1,4 +1,5 @@
-"""A flat graph: placeholders in the order of the signature, one flat tuple of tensors out; the structure moves to `Signature`."""
+"""A flat graph: placeholders in the order of the signature, one flat tuple of tensors out; the structure moves to
+`Signature`."""
 
 from __future__ import annotations
 

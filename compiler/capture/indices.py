@@ -1,4 +1,5 @@
-"""What the embeddings of a graph are looked up with, computed on the example; tells positions from tokens, and their limits."""
+"""What the embeddings of a graph are looked up with, computed on the example; tells positions from tokens, and their
+limits."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from tersor.compiler.graph import attribute, parameter, same_size
 from tersor.compiler.signature import Limit
 
 aten = torch.ops.aten
+_CUTS = {aten.slice.Tensor, aten.select.int, aten.unsqueeze.default, aten.reshape.default}
 
 
 def index_values(raw: fx.GraphModule, example: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
@@ -45,8 +47,10 @@ def _evaluate(raw: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) ->
                 held = attribute(raw, n.target)
                 values[n] = held.clone() if isinstance(held, Tensor) else held
             else:
-                args, kwargs = (fx.map_arg(a, values.__getitem__) for a in (n.args, n.kwargs))
-                values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
+                call: Any = n.target
+                args: Any = fx.map_arg(n.args, values.__getitem__)
+                kwargs: Any = fx.map_arg(n.kwargs, values.__getitem__)
+                values[n] = call(*args, **kwargs)
     return True
 
 
@@ -59,7 +63,9 @@ def first_position(index: Tensor) -> int | None:
     return int(counting[:, 0].min()) if len(counting) else None
 
 
-def find_limits(raw: fx.GraphModule, indices: Mapping[fx.Node, Tensor], names: Mapping[int, list[str]]) -> tuple[Limit, ...]:
+def find_limits(
+    raw: fx.GraphModule, indices: Mapping[fx.Node, Tensor], names: Mapping[int, list[str]]
+) -> tuple[Limit, ...]:
     """How long the inputs may be: tables looked up by position, and buffers cut to the length of an input."""
     limits: dict[tuple[str, int], Limit] = {}
 
@@ -76,12 +82,18 @@ def find_limits(raw: fx.GraphModule, indices: Mapping[fx.Node, Tensor], names: M
             name = names.get(id(table), [str(node.args[0])])[0].removesuffix(".weight")
             add(node.args[1].meta["val"].shape[-1], table.shape[0] - start, f"rows of {name}")  # type: ignore[union-attr]
     for node in raw.graph.find_nodes(op="call_function", target=aten.slice.Tensor):
-        source, dim, _, end = (*node.args[:4], *(0, None, None)[len(node.args) - 1 :])
-        buffer = source
-        while isinstance(buffer, fx.Node) and buffer.op == "call_function" and buffer.args:
-            buffer = buffer.args[0]
-        if isinstance(end, fx.Node) and isinstance(source, fx.Node) and isinstance(buffer, fx.Node) and buffer.op == "get_attr":
-            most = source.meta["val"].shape[dim]
-            if isinstance(most, int):
-                add(end.meta["val"], most, f"entries of {buffer.target}")
+        args: Any = (*node.args, None, None)[:4]
+        source, dim, _, end = args
+        most = source.meta["val"].shape[dim] if isinstance(end, fx.Node) else None
+        buffer = _buffer(source)
+        if isinstance(most, int) and buffer is not None:
+            add(end.meta["val"], most, f"entries of {buffer.target}")
     return tuple(limits.values())
+
+
+def _buffer(node: fx.Node) -> fx.Node | None:
+    """The buffer a node cuts pieces from."""
+    while node.op == "call_function" and node.target in _CUTS:
+        source: Any = node.args[0]
+        node = source
+    return node if node.op == "get_attr" else None

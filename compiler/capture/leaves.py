@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from tersor.compiler.errors import CompilerBug
 from tersor.compiler.graph import matrix, parameter, same_shape
 from tersor.compiler.modules import Attention
 
@@ -19,8 +20,8 @@ Rewire = Callable[[fx.Graph, fx.Node, fx.Node], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A node that can be a module: what it holds (`weight`, `bias`, `flat` weights, `options`), what it is called with, and
-    what its result replaces (`result` when that is a later node, `rewire` when the outputs are several)."""
+    """A node that can be a module: what it holds (`weight`, `bias`, `flat` weights, `options`), what it is called
+    with, and what its result replaces (`result` when that is a later node, `rewire` when the outputs are several)."""
 
     node: fx.Node
     kind: str
@@ -52,10 +53,10 @@ def build(c: Candidate) -> nn.Module:
     options = dict(c.options)
     module: nn.Module
     if c.kind == "linear":
-        rows, width = c.weight.shape[::-1] if c.transposed else c.weight.shape  # type: ignore[union-attr]
+        rows, width = reversed(_matrix(c).shape) if c.transposed else _matrix(c).shape
         module = nn.Linear(width, rows, bias=c.bias is not None, device="meta")
     elif c.kind == "embedding":
-        rows, width = c.weight.shape  # type: ignore[union-attr]
+        rows, width = _matrix(c).shape
         module = nn.Embedding(rows, width, device="meta", **options)
     elif c.kind == "norm":
         module = nn.LayerNorm(bias=c.bias is not None, device="meta", **options)
@@ -68,13 +69,19 @@ def build(c: Candidate) -> nn.Module:
         for name, parameter in zip(recurrent._flat_weights_names, c.flat, strict=True):
             setattr(recurrent, name, parameter)
         return recurrent  # type: ignore[no-any-return]
-    weight = c.weight
-    if c.transposed and weight is not None:
+    weight = _matrix(c)
+    if c.transposed:
         weight = nn.Parameter(weight.detach().t(), requires_grad=weight.requires_grad)
-    module.weight = weight
+    module.register_parameter("weight", weight)
     if c.bias is not None:
-        module.bias = c.bias
+        module.register_parameter("bias", c.bias)
     return module
+
+
+def _matrix(c: Candidate) -> nn.Parameter:
+    if c.weight is None:
+        raise CompilerBug(f"a {c.kind} without a weight")
+    return c.weight
 
 
 def _linear(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
@@ -116,21 +123,26 @@ def _product(
     return Candidate(node, "linear", (x,), weight, bias, transposed=turned != flipped, result=result)
 
 
+def _padded(node: fx.Node, *defaults: Any) -> tuple[Any, ...]:
+    """The positional arguments, as many as there are defaults, missing ones filled in."""
+    return (*node.args, *defaults[len(node.args) :])[: len(defaults)]
+
+
 def _embedding(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
-    weight = parameter(gm, node.args[0])
+    args = _padded(node, None, None, -1, False, False)
+    weight, padding = parameter(gm, args[0]), args[2]
     if weight is None:
         return None
-    padding, by_freq, sparse = (*node.args[2:], *(-1, False, False)[len(node.args) - 2 :])
-    options = (("padding_idx", padding if padding >= 0 else None), ("scale_grad_by_freq", by_freq), ("sparse", sparse))  # type: ignore[operator]
-    return Candidate(node, "embedding", (node.args[1],), weight, options=options)
+    options = (("padding_idx", padding if padding >= 0 else None), ("scale_grad_by_freq", args[3]), ("sparse", args[4]))
+    return Candidate(node, "embedding", (args[1],), weight, options=options)
 
 
 def _layer_norm(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
-    x, shape, w, b, eps = (*node.args[:5], *(None, None, 1e-5)[max(0, len(node.args) - 2) :])
+    x, shape, w, b, eps = _padded(node, None, None, None, None, 1e-5)
     weight, bias = parameter(gm, w), parameter(gm, b)
-    if weight is None or (b is not None and bias is None) or not all(isinstance(n, int) for n in shape):  # type: ignore[union-attr]
+    if weight is None or (b is not None and bias is None) or not all(isinstance(n, int) for n in shape):
         return None
-    options = (("normalized_shape", tuple(shape)), ("eps", eps))  # type: ignore[arg-type]
+    options = (("normalized_shape", tuple(shape)), ("eps", eps))
     return Candidate(node, "norm", (x,), weight, bias, options=options)
 
 
@@ -154,20 +166,28 @@ def _attention(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
     return Candidate(node, "attention", arguments, options=options)
 
 
-_RECURRENT = {aten.lstm.input: "LSTM", aten.gru.input: "GRU", aten.rnn_tanh.input: "RNN", aten.rnn_relu.input: "RNN"}
+_RECURRENT: dict[Any, str] = {
+    aten.lstm.input: "LSTM",
+    aten.gru.input: "GRU",
+    aten.rnn_tanh.input: "RNN",
+    aten.rnn_relu.input: "RNN",
+}
 
 
 def _recurrent(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
-    x, hx, weights, biases, layers, p, _, bidirectional, first = node.args
-    flat = tuple(parameter(gm, w) for w in weights)  # type: ignore[union-attr]
-    if any(w is None for w in flat) or len({tuple(w.shape) for w in flat if w is not None}) == 0:
+    args: Any = node.args
+    x, hx, weights, biases, layers, p, _, bidirectional, first = args
+    found = [parameter(gm, w) for w in weights]
+    flat = tuple(w for w in found if w is not None)
+    if len(flat) != len(found):
         return None
     name = _RECURRENT[node.target]
-    hidden = hx[0].meta["val"].shape[-1] if isinstance(hx, list | tuple) else hx.meta["val"].shape[-1]  # type: ignore[union-attr]
+    states = list(hx) if isinstance(hx, list | tuple) else [hx]
+    hidden = states[0].meta["val"].shape[-1]
     options = {
         "module": name,
-        "input_size": x.meta["val"].shape[-1],  # type: ignore[union-attr]
-        "hidden_size": flat[0].shape[0] // {"LSTM": 4, "GRU": 3, "RNN": 1}[name],  # type: ignore[union-attr]
+        "input_size": x.meta["val"].shape[-1],
+        "hidden_size": flat[0].shape[0] // {"LSTM": 4, "GRU": 3, "RNN": 1}[name],
         "num_layers": layers,
         "bias": biases,
         "dropout": p,
@@ -178,7 +198,6 @@ def _recurrent(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
         options["proj_size"] = hidden
     if node.target is aten.rnn_relu.input:
         options["nonlinearity"] = "relu"
-    states = list(hx) if isinstance(hx, list | tuple) else [hx]
     zeros = all(s.target is aten.zeros.default for s in states)
     arguments = (x,) if zeros else (x, tuple(states) if name == "LSTM" else states[0])
     return Candidate(
@@ -186,7 +205,7 @@ def _recurrent(gm: fx.GraphModule, node: fx.Node) -> Candidate | None:
         "recurrent",
         arguments,
         weight=flat[0],
-        flat=flat,  # type: ignore[arg-type]
+        flat=flat,
         options=tuple(options.items()),
         rewire=_lstm_outputs if name == "LSTM" else _two_outputs,
     )
@@ -202,14 +221,14 @@ def _lstm_outputs(graph: fx.Graph, node: fx.Node, call: fx.Node) -> None:
     out, h, c = node.meta["val"]
     call.meta["val"] = (out, (h, c))
     for use in list(node.users):
-        index = use.args[1]
+        index: Any = use.args[1]
         if index == 0:
             use.args = (call, 0)
             continue
         with graph.inserting_before(use):
             state = graph.call_function(operator.getitem, (call, 1))
         state.meta = {**use.meta, "val": (h, c)}
-        use.args = (state, int(index) - 1)  # type: ignore[call-overload]
+        use.args = (state, index - 1)
     graph.erase_node(node)
 
 

@@ -1,8 +1,9 @@
 """Lift ATen operators that read parameters into ordinary modules that hold those very parameters.
 
-linear, addmm and matmul become nn.Linear, embedding nn.Embedding, layer_norm nn.LayerNorm, the recurrent operators nn.LSTM, nn.GRU and
-nn.RNN, dropout nn.Dropout and scaled_dot_product_attention `Attention`. Everything else stays ATen. What a module becomes
-is decided by the operator alone, so a model's own subclass with a different `forward` cannot be mistaken for its base.
+linear, addmm and matmul become nn.Linear, embedding nn.Embedding, layer_norm nn.LayerNorm, the recurrent operators
+nn.LSTM, nn.GRU and nn.RNN, dropout nn.Dropout and scaled_dot_product_attention `Attention`. Everything else stays
+ATen. What a module becomes is decided by the operator alone, so a model's own subclass with a different `forward`
+cannot be mistaken for its base.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Lifted:
 
 
 def lift(gm: fx.GraphModule, model: nn.Module, opaque: Mapping[str, nn.Module]) -> Lifted:
-    """A new graph module over the same parameters; `gm` is left as it was. `opaque` names the modules already called."""
+    """A new graph module over the same parameters; `gm` is left as it was. `opaque` names the modules already
+    called."""
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(gm.graph, copied)
@@ -55,8 +57,10 @@ def lift(gm: fx.GraphModule, model: nn.Module, opaque: Mapping[str, nn.Module]) 
             modules[path] = build(c)
         _replace(graph, c, path, copied)
     for node in reversed(list(graph.nodes)):
-        unused = not node.users and (node.op == "get_attr" or node.target in _IMPURE)
-        if unused or (node.op == "call_function" and not node.users and not node.is_impure()):
+        pure = node.op == "get_attr" or (
+            node.op == "call_function" and (node.target in _IMPURE or not node.is_impure())
+        )
+        if pure and not node.users:
             graph.erase_node(node)
     lifted = fx.GraphModule({**attributes, **modules}, graph, class_name="Captured")
     return Lifted(lifted, {node.name: path for node, path in placed.items()})

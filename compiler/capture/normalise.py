@@ -1,6 +1,6 @@
 """Remove from an exported graph what says nothing, and write what remains in one way.
 
-* checks of dtype and device, conversions to what a tensor already is, slices that keep everything, detach and contiguous;
+* checks of dtype and device, conversions to what a tensor already is, slices that keep all, detach, contiguous;
 * every view is a reshape, since rewritten producers may have other strides; unflatten too;
 * attention has its scale written out, so that later changes of the head width do not change it.
 """
@@ -68,9 +68,8 @@ def _same_type(a: Tensor, b: Tensor) -> bool:
 def _whole_slice(node: fx.Node) -> bool:
     if node.target is not aten.slice.Tensor:
         return False
-    start = node.args[2] if len(node.args) > 2 else None
-    end = node.args[3] if len(node.args) > 3 else None
-    return len(node.args) < 5 and start in (None, 0) and (end is None or end == _END)
+    bounds: tuple[Any, ...] = node.args[2:]
+    return bounds in ((), (None,), (0,), (None, None), (0, None), (None, _END), (0, _END))
 
 
 def _bypass(graph: fx.Graph, node: fx.Node, source: fx.Node) -> None:
@@ -82,7 +81,8 @@ def _unflatten_to_reshape(graph: fx.Graph, node: fx.Node, source: fx.Node, befor
     where: Any = node.args[1]
     sizes: Any = node.args[2]
     shape: list[Any] = []
-    for dim, size in enumerate(before.shape):
+    dims: Any = before.shape
+    for dim, size in enumerate(dims):
         if dim == where % before.dim():
             shape += list(sizes)
         elif isinstance(size, int):

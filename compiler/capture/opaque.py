@@ -1,7 +1,8 @@
-"""Submodules that are captured as they are: one opaque operator while exporting, a call of the original module afterwards.
+"""Submodules that are captured as they are: one opaque operator while exporting, a call of the original module
+afterwards.
 
-What the operator returns for symbolic shapes is learnt from two real runs: an output dimension that follows a dimension of
-an input in both runs is that dimension, one that never changes is a constant.
+What the operator returns for symbolic shapes is learnt from two real runs: an output dimension that follows a
+dimension of an input in both runs is that dimension, one that never changes is a constant.
 """
 
 from __future__ import annotations
@@ -39,11 +40,9 @@ class Leaf:
 
 
 @contextlib.contextmanager
-def opaque(
-    model: nn.Module, paths: Sequence[str], runs: Sequence[Mapping[str, Tensor]]
-) -> Iterator[dict[Any, Leaf]]:
-    """While the context lives, each submodule is one operator; yields operator -> leaf. `runs` are two example inputs of
-    different batch and sequence sizes."""
+def opaque(model: nn.Module, paths: Sequence[str], runs: Sequence[Mapping[str, Tensor]]) -> Iterator[dict[Any, Leaf]]:
+    """While the context lives, each submodule is one operator; yields operator -> leaf. `runs` are two example
+    inputs of different batch and sequence sizes."""
     observed = {path: [_observe(model, path, run) for run in runs] for path in paths}
     leaves: dict[Any, Leaf] = {}
     with contextlib.ExitStack() as restore:

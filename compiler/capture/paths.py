@@ -25,8 +25,8 @@ def parameter_names(model: nn.Module) -> dict[int, list[str]]:
 def owner_path(node: fx.Node, parameter: nn.Parameter, model: nn.Module, names: Mapping[int, list[str]]) -> str:
     """The path for a module that reads `parameter` at `node`.
 
-    The deepest running module that holds the parameter itself (so a tied head keeps its own path); where that module is not
-    the usual owner of one `weight`, or none is running, the path comes from the parameter's name
+    The deepest running module that holds the parameter itself (so a tied head keeps its own path); where that module
+    is not the usual owner of one `weight`, or none is running, the path comes from the parameter's name
     (`self_attn.in_proj_weight` gives `self_attn.in_proj`).
     """
     for _, path in reversed(stack(node)):

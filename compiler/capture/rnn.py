@@ -20,7 +20,15 @@ def _outputs(x: Tensor, hidden: Tensor, bidirectional: bool) -> Tensor:
 
 
 def _lstm(
-    x: Tensor, hx: Sequence[Tensor], params: Any, biases: bool, layers: int, p: float, train: bool, bi: bool, first: bool
+    x: Tensor,
+    hx: Sequence[Tensor],
+    params: Any,
+    biases: bool,
+    layers: int,
+    p: float,
+    train: bool,
+    bi: bool,
+    first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _outputs(x, hx[0], bi), torch.empty_like(hx[0]), torch.empty_like(hx[1])
 

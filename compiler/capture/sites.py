@@ -31,18 +31,22 @@ def find_sites(
     roles: Mapping[fx.Node, Role],
     overrides: Mapping[str, str],
 ) -> tuple[Site, ...]:
-    """Sites in the order in which the graph first uses them; `overrides` maps path globs to roles, the last match wins."""
+    """Sites in the order in which the graph first uses them; `overrides` maps path globs to roles, the last match
+    wins."""
     raw = annotated.gm
     calls: dict[str, int] = {}
     uses: dict[int, _Use] = {}
     sites: dict[object, Site] = {}
     for node in raw.graph.nodes:
         path = lifted.paths.get(node.name)
+        if node.op == "call_module":
+            for held in raw.get_submodule(node.target).parameters():
+                _note(uses, sites, held, "other", Role("other", (f"inside the opaque submodule {node.target}",)), None)
         if path is None:
             for operand in node.all_input_nodes:
-                held = parameter(raw, operand)
-                if held is not None:
-                    _note(uses, sites, held, *_unlifted(annotated, node, operand, roles), None)
+                read = parameter(raw, operand)
+                if read is not None:
+                    _note(uses, sites, read, *_unlifted(annotated, node, operand, roles), None)
             continue
         reader = Reader(path, calls.get(path, 0))
         calls[path] = reader.call + 1
@@ -53,7 +57,7 @@ def find_sites(
         if c.kind == "attention":
             sites.setdefault(path, Site(path, "attention", role.name, (path,), (), "", 0, (), role.why))
             sites[path] = _called(sites[path], reader)
-        for held, kind, own in _held(c, role):
+        for held, kind, own in _held(c, role, lifted.module.get_submodule(path)):
             _note(uses, sites, held, kind, own, reader)
     found = [_site(uses[key], names, lifted) if isinstance(key, int) else site for key, site in sites.items()]
     return tuple(_overridden(site, overrides) for site in found)
@@ -72,10 +76,10 @@ def _note(
     use.found.append((kind, role, reader))
 
 
-def _held(c: Candidate, role: Role) -> list[tuple[nn.Parameter, Kind, Role]]:
+def _held(c: Candidate, role: Role, module: nn.Module) -> list[tuple[nn.Parameter, Kind, Role]]:
     """The parameters of a lifted module with their kinds and roles."""
-    if c.flat:
-        return [(w, *_recurrent(w, number)) for number, w in enumerate(c.flat)]
+    if isinstance(module, nn.RNNBase):
+        return [(w, *_recurrent(name)) for w, name in zip(c.flat, module._flat_weights_names, strict=True)]
     held: list[tuple[nn.Parameter, Kind, Role]] = []
     if c.weight is not None:
         kind: Kind = {"linear": "linear", "embedding": "embedding"}.get(c.kind, "norm")  # type: ignore[assignment]
@@ -85,11 +89,17 @@ def _held(c: Candidate, role: Role) -> list[tuple[nn.Parameter, Kind, Role]]:
     return held
 
 
-def _recurrent(weight: nn.Parameter, number: int) -> tuple[Kind, Role]:
-    if weight.dim() == 1:
-        return "bias", Role("recurrent.bias", ("vector of a recurrent operator",))
-    name, what = ("input", "the input") if number % 2 == 0 else ("hidden", "the previous state")
-    return "recurrent", Role(f"recurrent.{name}", (f"matrix of a recurrent operator that reads {what}",))
+_RECURRENT: dict[str, tuple[Kind, str, str]] = {
+    "weight_ih": ("recurrent", "recurrent.input", "reads the input"),
+    "weight_hh": ("recurrent", "recurrent.hidden", "reads the previous state"),
+    "weight_hr": ("recurrent", "recurrent.projection", "projects the state"),
+    "bias": ("bias", "recurrent.bias", "is a vector"),
+}
+
+
+def _recurrent(name: str) -> tuple[Kind, Role]:
+    kind, role, what = next(value for prefix, value in _RECURRENT.items() if name.startswith(prefix))
+    return kind, Role(role, (f"the weight of a recurrent operator that {what}",))
 
 
 def _unlifted(
@@ -118,7 +128,7 @@ def _site(use: _Use, names: Mapping[int, list[str]], lifted: Lifted) -> Site:
         kind, why = "other", [*why, "also read by an operator that is not lifted"]
     shape = tuple(held.shape)
     if kind == "linear" and readers:
-        shape = tuple(lifted.module.get_submodule(readers[0].path).weight.shape)  # type: ignore[union-attr, arg-type]
+        shape = tuple(lifted.module.get_parameter(f"{readers[0].path}.weight").shape)
     paths = dict.fromkeys(name.removesuffix(".weight") or name for name in aliases)
     if kind in ("linear", "embedding", "norm"):
         paths |= dict.fromkeys(reader.path for reader in readers)

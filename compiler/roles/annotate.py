@@ -1,5 +1,5 @@
-"""What each ATen node is: linear, embedding, norm, attention, activation, ... Attention and RMSNorm written out in small
-operators are recognised too and stand at their last node."""
+"""What each ATen node is: linear, embedding, norm, attention, activation, ... Attention and RMSNorm written out in
+small operators are recognised too and stand at their last node."""
 
 from __future__ import annotations
 
@@ -81,14 +81,15 @@ class Annotated:
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
     """The operands that are tensors (not sizes)."""
-    return [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | list | tuple) or n.op == "get_attr"]
+    inputs = node.all_input_nodes
+    return [n for n in inputs if n.op == "get_attr" or isinstance(n.meta.get("val"), Tensor | list | tuple)]
 
 
 def _part(gm: fx.GraphModule, node: fx.Node) -> Part:
     if node.op != "call_function":
         return Part(node.op)
-    target, args = node.target, node.args
-    nodes: Any = args
+    target: Any = node.target
+    nodes: Any = node.args
     if target is aten.linear.default:
         return Part("linear", (nodes[0],), nodes[1])
     if target is aten.addmm.default and matrix(gm, nodes[2]):
@@ -98,11 +99,11 @@ def _part(gm: fx.GraphModule, node: fx.Node) -> Part:
     if target is aten.embedding.default:
         return Part("embedding", (nodes[1],), nodes[0])
     if target in (aten.layer_norm.default, aten.rms_norm.default):
-        return Part("norm", (nodes[0],), nodes[2] if len(args) > 2 else None)
+        return Part("norm", (nodes[0],), nodes[2] if len(nodes) > 2 else None)
     if target in RECURRENT:
         return Part("recurrent", (nodes[0],))
     if target is aten.scaled_dot_product_attention.default:
-        mask = nodes[3] if len(args) > 3 else node.kwargs.get("attn_mask")
+        mask: Any = nodes[3] if len(nodes) > 3 else node.kwargs.get("attn_mask")
         return Part("attention", nodes[:3], mask=mask)
     for kind, targets in (("shape", SHAPE), ("activation", ACTIVATION), ("pointwise", POINTWISE)):
         if target in targets or (kind == "shape" and getattr(target, "__name__", "") == "getitem"):
@@ -120,15 +121,16 @@ def _written_out_attention(a: Annotated) -> Iterator[tuple[fx.Node, Part]]:
         if scores is None or out is None or a.kind(out) == "linear":
             continue
         first = 1 if scores.target is aten.baddbmm.default else 0
-        q, k, v = scores.args[first], scores.args[first + 1], out.args[1]
-        if all(isinstance(n, fx.Node) for n in (q, k, v)):
-            yield out, Part("attention", (q, k, v), mask=mask)  # type: ignore[arg-type]
+        queries_keys: Any = scores.args[first : first + 2]
+        values: Any = out.args[1]
+        yield out, Part("attention", (*queries_keys, values), mask=mask)
 
 
 def _scores(a: Annotated, softmax: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
     """The product q k^T above a softmax, and the last operand met beside it: the mask or bias."""
-    node, mask = softmax.args[0], None
-    while isinstance(node, fx.Node) and node.op == "call_function":
+    node: Any = softmax.args[0]
+    mask: fx.Node | None = None
+    while node.op == "call_function":
         if node.target in PRODUCTS and a.kind(node) != "linear":
             return node, mask
         beside = tensor_inputs(node)

@@ -16,8 +16,8 @@ _FEW_ROWS = 16
 def embedding_roles(
     a: Annotated, indices: Mapping[fx.Node, Tensor], example: Mapping[str, Tensor]
 ) -> dict[fx.Node, Role]:
-    """token: an input itself; position: counts up; token_type: one value, or an input with few values; relative_bias: reaches
-    the mask of an attention."""
+    """token: an input itself; position: counts up; token_type: one value, or an input with few values;
+    relative_bias: reaches the mask of an attention."""
     roles: dict[fx.Node, Role] = {}
     for core in a.of_kind("attention"):
         mask = a.parts[core].mask

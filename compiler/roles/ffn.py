@@ -27,10 +27,14 @@ def ffn_roles(a: Annotated, known: Mapping[fx.Node, Role]) -> dict[fx.Node, Role
         for up in ups:
             if len(ups) == 1:
                 name = "ffn.gate_up" if _split(a, up, down) else "ffn.up"
-                why = "its result is split and multiplied" if name == "ffn.gate_up" else "widens what ffn.down takes back"
+                why = (
+                    "its result is split and multiplied" if name == "ffn.gate_up" else "widens what ffn.down takes back"
+                )
             else:
                 gate = up in activated and len(activated) < len(ups)
-                name, why = ("ffn.gate", "the activated factor") if gate else ("ffn.up", "the factor without activation")
+                name, why = (
+                    ("ffn.gate", "the activated factor") if gate else ("ffn.up", "the factor without activation")
+                )
             roles.setdefault(up, Role(name, (why, "feeds ffn.down")))
     return roles
 

@@ -18,7 +18,8 @@ from tersor.compiler.roles.norms import norm_roles
 def infer_roles(
     annotated: Annotated, indices: Mapping[fx.Node, Tensor], example: Mapping[str, Tensor]
 ) -> dict[fx.Node, Role]:
-    """Node -> role. `indices` are the values embeddings were looked up with on `example`. What no rule explains has no role."""
+    """Node -> role. `indices` are the values embeddings were looked up with on `example`. What no rule explains has
+    no role."""
     roles = attention_roles(annotated)
     roles |= ffn_roles(annotated, roles)
     roles |= embedding_roles(annotated, indices, example)

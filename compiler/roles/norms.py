@@ -14,8 +14,8 @@ _MIXING = ("linear", "attention", "recurrent")
 
 
 def norm_roles(a: Annotated, known: Mapping[fx.Node, Role]) -> dict[fx.Node, Role]:
-    """A norm before a block (its input goes on as the residual) is named after the block that reads it; a norm after a block
-    after the block whose sum it takes."""
+    """A norm before a block (its input goes on as the residual) is named after the block that reads it; a norm after
+    a block after the block whose sum it takes."""
     return {node: _role(a, node, known) for node in a.of_kind("norm")}
 
 

@@ -75,7 +75,9 @@ def residual_add(a: Annotated, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
             ]
             if user.target is aten.add.Tensor and len(operands) == 2:
                 return user, operands[1] if operands[0] is node else operands[0]
-        if len(users) != 1 or not (a.kind(users[0]) == "shape" or users[0].target in (aten.dropout.default, aten.mul.Scalar)):
+        if len(users) != 1 or not (
+            a.kind(users[0]) == "shape" or users[0].target in (aten.dropout.default, aten.mul.Scalar)
+        ):
             return None
         node = users[0]
     return None
