@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,9 @@ def export(model: nn.Module, example: Mapping[str, Tensor], training: bool) -> f
     shapes = _dynamic_shapes(model, example)
     model.train(training)
     try:
-        with torch.no_grad(), shapes_only(), _fastpath_off():
+        with torch.no_grad(), shapes_only(), _fastpath_off(), warnings.catch_warnings():
+            # nn.LSTM reads a list of its own weights; they are parameters all the same.
+            warnings.filterwarnings("ignore", message="The tensor attributes? .*_flat_weights")
             program = torch.export.export(model, (), dict(example), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises anything the model or the tracer raises
         raise CaptureError(_explain(model, error)) from error

@@ -43,23 +43,25 @@ class Affine(Store):
     def bits_per_code(self) -> int:
         return self.codes.width
 
-    def _zero_point(self, zero: Tensor | None) -> Tensor | float:
-        if zero is None:
-            return float(2 ** (self.codes.width - 1))
-        return spread(zero.to(torch.float32), self.shape[-1], self.group)
+    def _levels(self, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+        """s (c - z) for some rows: codes (rows, columns), scale and zero (rows, groups)."""
+        columns = self.shape[1]
+        offset = float(2 ** (self.codes.width - 1)) if zero is None else zero.to(torch.float32)
+        if columns % self.group:
+            z = offset if isinstance(offset, float) else spread(offset, columns, self.group)
+            return (codes.to(torch.float32) - z) * spread(scale, columns, self.group)
+        z = offset if isinstance(offset, float) else offset.unsqueeze(-1)
+        grouped = codes.reshape(-1, columns // self.group, self.group).to(torch.float32)
+        return ((grouped - z) * scale.unsqueeze(-1)).reshape(-1, columns)
 
     def dense(self) -> Tensor:
-        offset = self._zero_point(self.zero.values if self.zero is not None else None)
-        return (self.codes.dense() - offset) * spread(self.scale.dense(), self.shape[-1], self.group)
+        return self._levels(self.codes.values, self.scale.dense(), self.zero.values if self.zero else None)
 
     def rows(self, index: Tensor) -> Tensor:
         flat = index.reshape(-1)
-        codes = self.codes.values[flat].to(torch.float32)
-        offset = self._zero_point(self.zero.values[flat] if self.zero is not None else None)
-        # embedding, not indexing: its backward accumulates repeated rows
         scale = torch.nn.functional.embedding(flat, self.scale.dense())
-        rows = (codes - offset) * spread(scale, self.shape[-1], self.group)
-        return rows.reshape(*index.shape, self.shape[-1])
+        zero = self.zero.values[flat] if self.zero else None
+        return self._levels(self.codes.values[flat], scale, zero).reshape(*index.shape, self.shape[1])
 
     def parts(self) -> Mapping[str, Store]:
         parts: dict[str, Store] = {"codes": self.codes, "scale": self.scale}

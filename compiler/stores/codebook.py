@@ -46,7 +46,12 @@ class Codebook(Store):
     @classmethod
     def build(cls, shape: tuple[int, ...], meta: Json, parts: Mapping[str, Store], array: Tensor | None) -> Codebook:
         codes, table = parts["codes"], parts["table"]
-        if not isinstance(codes, Codes) or not isinstance(table, Dense) or codes.shape != shape or len(table.shape) != 1:
+        if (
+            not isinstance(codes, Codes)
+            or not isinstance(table, Dense)
+            or codes.shape != shape
+            or len(table.shape) != 1
+        ):
             raise ValueError("a codebook store is made of codes and a table")
         if codes.values.numel() and int(codes.values.max()) >= table.shape[0]:
             raise ValueError("a code points beyond the table")

@@ -1,0 +1,1 @@
+"""Saving and loading compiled models: JSON and safetensors, nothing that can execute."""

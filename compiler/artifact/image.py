@@ -1,0 +1,73 @@
+"""An artifact in memory: the exact bytes of every file that loading reads.
+
+graph.json           the graph, its leaf modules, how it is called, how each weight is stored
+weights.safetensors  the arrays of the stores, bit-packed, and the buffers
+manifest.json        format, and size and SHA-256 of the other two
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, fx
+
+from tersor.compiler.artifact.graph import graph_to_json
+from tersor.compiler.artifact.leaves import describe
+from tersor.compiler.install import Held
+from tersor.compiler.signature import Signature
+from tersor.compiler.stores import Store
+from tersor.compiler.stores.base import join
+
+FORMAT = 1
+MANIFEST, GRAPH, WEIGHTS = "manifest.json", "graph.json", "weights.safetensors"
+BUFFER_PREFIX = "buffer:"
+
+Image = Mapping[str, bytes]
+
+
+def compact(data: Any) -> bytes:
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def buffers(module: fx.GraphModule, held: Held) -> dict[str, Tensor]:
+    """The constant tensors the graph reads that belong to no site."""
+    names = {join(path, attribute) for path, attributes in held.items() for attribute in attributes}
+    found: dict[str, Tensor] = {}
+    for node in module.graph.find_nodes(op="get_attr"):
+        if node.target not in names:
+            value: Any = module
+            for part in node.target.split("."):
+                value = getattr(value, part)
+            found[node.target] = value.detach()
+    return found
+
+
+def image(module: fx.GraphModule, signature: Signature, held: Held, stores: Mapping[str, Store]) -> Image:
+    """The files of a compressed model. `module` may be the graph before or after `install`: a leaf is described as what it stands for."""
+    paths = dict.fromkeys(node.target for node in module.graph.find_nodes(op="call_module"))
+    arrays: dict[str, Tensor] = {}
+    for name, store in stores.items():
+        arrays |= {join(name, key): array for key, array in store.state().items()}
+    constants = buffers(module, held)
+    for name, value in constants.items():
+        arrays[BUFFER_PREFIX + name] = value.contiguous().clone()
+    graph = {
+        "signature": signature.to_json(),
+        "nodes": graph_to_json(module.graph),
+        "modules": {path: describe(module.get_submodule(path), path) for path in paths},
+        "held": {path: dict(attributes) for path, attributes in held.items()},
+        "stores": {name: store.spec() for name, store in stores.items()},
+        "buffers": list(constants),
+    }
+    files = {GRAPH: compact(graph), WEIGHTS: safetensors.torch.save(arrays)}
+    checks = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    return {MANIFEST: compact({"format": FORMAT, "files": checks}), **files}
+
+
+def size_of(files: Image) -> int:
+    """What the `size` budget counts."""
+    return sum(len(data) for data in files.values())

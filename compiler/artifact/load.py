@@ -1,0 +1,80 @@
+"""Files to a model: every value is checked, nothing in a file is executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, fx, nn
+
+from tersor.compiler.artifact.files import read
+from tersor.compiler.artifact.graph import graph_from_json
+from tersor.compiler.artifact.image import BUFFER_PREFIX
+from tersor.compiler.artifact.leaves import rebuild
+from tersor.compiler.errors import ArtifactError
+from tersor.compiler.install import Held, install
+from tersor.compiler.signature import Signature
+from tersor.compiler.stores import Store, from_state
+from tersor.compiler.stores.base import join
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The reference graph of an artifact, how it is called, and where its stores are."""
+
+    module: fx.GraphModule
+    signature: Signature
+    held: Held
+    stores: dict[str, Store]
+
+
+def load(folder: Path) -> Loaded:
+    """The model of an artifact, in eval mode. ArtifactError when the folder is not one, or damaged."""
+    graph, data = read(folder)
+    try:
+        arrays = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as problem:
+        raise ArtifactError(f"the weights in {folder} are damaged: {problem}") from None
+    try:
+        return _assemble(graph, arrays)
+    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+        raise ArtifactError(f"the description in {folder} is damaged: {problem!r}") from None
+
+
+def _assemble(described: Any, arrays: dict[str, Tensor]) -> Loaded:
+    signature = Signature.from_json(described["signature"])
+    stores = {name: from_state(spec, arrays.get, name) for name, spec in described["stores"].items()}
+    root = nn.Module()
+    with torch.device("meta"):
+        leaves = {path: rebuild(d, path) for path, d in described["modules"].items()}
+    for path, leaf in leaves.items():
+        set_attribute(root, path, leaf)
+    held: dict[str, dict[str, str]] = described["held"]
+    for name in described["buffers"]:
+        set_attribute(root, name, arrays[BUFFER_PREFIX + name])
+    for path, attributes in held.items():
+        if (
+            path not in leaves
+        ):  # parameters that operators read directly: the graph module needs to find something there
+            for attribute in attributes:
+                set_attribute(root, join(path, attribute), nn.Parameter(torch.empty(0)))
+    module = fx.GraphModule(root, graph_from_json(described["nodes"]), class_name="Compressed")
+    install(module, held, stores)
+    return Loaded(module.eval(), signature, held, stores)
+
+
+def set_attribute(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    """Set a module, parameter or buffer at a dotted name, making the modules on the way."""
+    *parents, last = name.split(".")
+    for part in parents:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        root.register_buffer(last, value)
+    else:
+        setattr(root, last, value)

@@ -1,0 +1,257 @@
+"""One pass over calibration examples: what every weight is multiplied with, and how the signal answers to the product.
+
+For a probe f per example (`measure.signal`) and a weight W read as y = x W^T, the derivative of f along a change D of W is
+sum_t g_t^T D x_t over the tokens t of the example, with g = df/dy. So it is enough to keep x and g, in 16 bits, for as many
+examples as fit the memory limit. Weights without such a product (the recurrent ones) keep df/dW per example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tersor.compiler.callable import CompiledModule
+from tersor.compiler.errors import RequestError
+from tersor.compiler.measure.signal import Signal
+from tersor.compiler.program import Program
+from tersor.compiler.site import Site
+from tersor.compiler.slots import slots
+from tersor.compiler.stores.base import join
+
+Batch = Mapping[str, Tensor]
+Progress = Callable[[str, int, int], None]
+
+MAX_EXAMPLES = 512
+MIN_MEMORY = 128 * 2**20
+KEPT = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Products:
+    """Reads y = x W^T of one batch: `inputs` (examples, tokens, in), `gradients` (examples, tokens, out)."""
+
+    first: int
+    inputs: Tensor
+    gradients: Tensor
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """Reads W[index] of one batch: `index` (examples, tokens), `gradients` (examples, tokens, width)."""
+
+    first: int
+    index: Tensor
+    gradients: Tensor
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """df/dW of one example, the shape of W."""
+
+    first: int
+    gradients: Tensor
+
+
+Trace = Products | Lookups | Slopes
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The traces of every weight by site name; a site that the signal does not reach has none. `first` in a trace is the number of
+    its first example."""
+
+    traces: Mapping[str, tuple[Trace, ...]]
+    examples: int
+    signal: Signal
+
+
+def by_example(tensor: Tensor, batch: int, features: int) -> Tensor | None:
+    """(batch, tokens, ...) of a tensor whose examples are its first dimension, are folded into it (batch x tokens), or, for
+    time-major layers, are its second; None where examples cannot be told apart. `features` counts the trailing dimensions that are not
+    tokens."""
+    lead = tensor.shape[: tensor.dim() - features]
+    tail = tensor.shape[tensor.dim() - features :]
+    if lead and lead[0] % batch == 0:
+        return tensor.reshape(batch, prod(lead) // batch, *tail)
+    if len(lead) > 1 and lead[1] == batch:
+        return tensor.transpose(0, 1).reshape(batch, prod(lead) // batch, *tail)
+    return None
+
+
+class _Taps:
+    """Hooks on the leaf modules that read the wanted weights; collects their traces batch by batch."""
+
+    def __init__(self, graph: nn.Module, sites: Sequence[Site]) -> None:
+        self.traces: dict[str, list[Trace]] = {site.name: [] for site in sites}
+        self.first, self.batch = 0, 0
+        self.mixed: dict[str, Site] = {}
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
+        self._handles: list[RemovableHandle] = []
+        for site in sites:
+            for path in dict.fromkeys(reader.path for reader in site.readers):
+                self._handles.append(graph.get_submodule(path).register_forward_hook(self._hook(site)))
+
+    def start(self, first: int, batch: int) -> None:
+        self.first, self.batch = first, batch
+        self._copies.clear()
+
+    def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def read(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if not output.requires_grad:
+                if not isinstance(module, nn.Embedding):
+                    return None
+                output.requires_grad_(True)  # embedding rows are where differentiation starts
+            first, batch, given = self.first, self.batch, arguments[0]
+            replaced = None
+            if output.dim() > 2 and output.shape[0] == 1 != batch:
+                # One row for all examples (positions): one copy per example, so that their gradients stay apart.
+                given, output = (t.expand(batch, *t.shape[1:]) for t in (given, output))
+                replaced = output
+
+            def answered(gradient: Tensor) -> None:
+                kept = by_example(gradient.detach().to(KEPT), batch, 1)
+                lookup = isinstance(module, nn.Embedding)
+                read = by_example(given if lookup else self._copy(given), batch, 0 if lookup else 1)
+                if kept is None or read is None:
+                    self.mixed[site.name] = site
+                elif lookup:
+                    self.traces[site.name].append(Lookups(first, read, kept))
+                else:
+                    self.traces[site.name].append(Products(first, read, kept))
+
+            output.register_hook(answered)
+            return replaced
+
+        return read
+
+    def _copy(self, given: Tensor) -> Tensor:
+        """The 16-bit copy of an input, one for all its readers (query, key and value read the same tensor)."""
+        if id(given) not in self._copies:
+            self._copies[id(given)] = (given, given.detach().to(KEPT))
+        return self._copies[id(given)][1]
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+@contextmanager
+def _gradients_only_for(module: nn.Module, wanted: Sequence[nn.Parameter]) -> Iterator[None]:
+    """No parameter asks for a gradient but the wanted ones; restored at the end."""
+    before = [(p, p.requires_grad) for p in module.parameters()]
+    for p, _ in before:
+        p.requires_grad_(any(p is w for w in wanted))
+    try:
+        yield
+    finally:
+        for p, flag in before:
+            p.requires_grad_(flag)
+
+
+def batch_size(batch: Batch) -> int:
+    """Examples in a batch."""
+    return next(iter(batch.values())).shape[0]
+
+
+def limited(batches: Sequence[Batch], examples: int) -> Iterator[Batch]:
+    """Batches until `examples` examples have passed, the last one cut."""
+    for batch in batches:
+        if examples <= 0:
+            return
+        yield {name: value[:examples] for name, value in batch.items()}
+        examples -= batch_size(batch)
+
+
+def probe(run: CompiledModule, batch: Batch, signal: Signal, generator: torch.Generator) -> Tensor:
+    """The probe of every example of a batch, (examples,)."""
+    inputs = run.bind((), dict(batch))
+    for value in inputs.values():
+        if value.dtype.is_floating_point:
+            value.requires_grad_(True)
+    return signal.probe(run.graph_module(*[inputs[n] for n in run.signature.names]), inputs, generator)
+
+
+def bytes_per_token(sites: Sequence[Site]) -> int:
+    """Bytes of the traces of one token, shared inputs counted once per reader."""
+    linear = sum(sum(s.shape) * len(s.readers) for s in sites if s.kind == "linear")
+    embedding = sum((s.shape[1] + 4) * len(s.readers) for s in sites if s.kind == "embedding")
+    return (linear + embedding) * KEPT.itemsize
+
+
+def collect(
+    program: Program,
+    batches: Sequence[Batch],
+    signal: Signal,
+    *,
+    memory: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Run the probe backwards over the batches, in eval mode, and keep the traces.
+
+    `memory` bounds their bytes (default: the size of the model, at least 128 MiB); the number of examples follows from it.
+    """
+    if not batches:
+        raise RequestError("the calibration data has no examples")
+    sites = [s for s in program.sites if s.kind in ("linear", "embedding") and s.readers]
+    recurrent = [s for s in program.sites if s.kind == "recurrent"]
+    budget = memory or max(MIN_MEMORY, sum(s.bytes for s in program.sites))
+    total = sum(map(batch_size, batches))
+    tokens = sum(next(iter(b.values())).shape[:2].numel() for b in batches) / total
+    per_example = bytes_per_token(sites) * tokens + 4 * sum(s.params for s in recurrent)
+    examples = max(1, min(MAX_EXAMPLES, total, int(budget / max(1.0, per_example))))
+    run = program.callable().eval()
+    taps = _Taps(run.graph_module, sites)
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with _gradients_only_for(run, ()):
+            for batch in limited(batches, examples):
+                taps.start(taps.first + taps.batch, batch_size(batch))
+                value = probe(run, batch, signal, generator).sum()
+                if value.requires_grad:
+                    value.backward()  # type: ignore[no-untyped-call]
+                if progress:
+                    progress("calibrating", taps.first + taps.batch, examples)
+    finally:
+        taps.close()
+    traces = {name: tuple(found) for name, found in taps.traces.items() if found and name not in taps.mixed}
+    traces |= _slopes(run, [*recurrent, *taps.mixed.values()], batches, signal, examples, seed, progress)
+    return Calibration(traces, examples, signal)
+
+
+def _slopes(
+    run: CompiledModule,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    signal: Signal,
+    examples: int,
+    seed: int,
+    progress: Progress | None,
+) -> dict[str, tuple[Trace, ...]]:
+    """df/dW example by example, for weights whose products stay hidden (inside a recurrent operator) or mix examples."""
+    if not sites:
+        return {}
+    where = {s.name: slots(run.graph_module, s)[0] for s in sites}
+    weights = {name: run.graph_module.get_parameter(join(path, own)) for name, (path, own) in where.items()}
+    found: dict[str, list[Trace]] = {s.name: [] for s in sites}
+    generator = torch.Generator().manual_seed(seed)
+    example = 0
+    with _gradients_only_for(run, list(weights.values())):
+        for batch in limited(batches, examples):
+            for i in range(batch_size(batch)):
+                one = {name: value[i : i + 1] for name, value in batch.items()}
+                value = probe(run, one, signal, generator).sum()
+                slopes = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+                for name, slope in zip(weights, slopes, strict=True):
+                    if slope is not None:
+                        found[name].append(Slopes(example, slope.detach()))
+                example += 1
+                if progress:
+                    progress("calibrating recurrent layers", example, examples)
+    return {name: tuple(traces) for name, traces in found.items() if traces}

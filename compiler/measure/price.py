@@ -1,0 +1,170 @@
+"""Every candidate of every site, priced: exact bytes, and damage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from tersor.compiler.candidate import Candidate, pack, pack_each
+from tersor.compiler.measure.collect import Progress
+from tersor.compiler.measure.damage import Damage, relative_error
+from tersor.compiler.method import Refusal
+from tersor.compiler.program import Program
+from tersor.compiler.resolve import Decision, Refused, Resolution
+from tersor.compiler.site import Site
+from tersor.compiler.slots import parameter_of
+from tersor.compiler.stores import Dense, Store
+from tersor.compiler.stores.base import join
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One thing that can be done at one site (`candidate` None: keep it). `bytes` is what its arrays and their description
+    take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error."""
+
+    site: str
+    candidate: Candidate | None
+    bytes: int
+    damage: float
+    error: float
+
+    @property
+    def text(self) -> str:
+        return self.candidate.text if self.candidate else "keep"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The choices of every site, what was refused while packing, and which sites the damage score could not judge."""
+
+    choices: Mapping[str, tuple[Choice, ...]]
+    refused: tuple[Refused, ...]
+    unjudged: tuple[str, ...]
+    unit: str
+
+
+HEADER_ENTRY = len('"":{"dtype":"F16","shape":[0000000],"data_offsets":[00000000,00000000]},')
+"""Bytes of one array in the header of a tensor file, to within the digits of its offsets; without its name."""
+
+
+def described_bytes(site: Site, store: Store) -> int:
+    """What a site takes in the artifact: its arrays, their header entries and the description of the store."""
+    headers = sum(HEADER_ENTRY + len(join(site.name, name)) for name in store.arrays())
+    return store.nbytes() + headers + len(json.dumps(store.spec(), separators=(",", ":")))
+
+
+def kept(program: Program, site: Site) -> Choice:
+    """The choice of leaving a site as it is."""
+    return Choice(site.name, None, described_bytes(site, Dense(parameter_of(program.module, site))), 0.0, 0.0)
+
+
+def measure(program: Program, resolution: Resolution, damage: Damage, progress: Progress | None = None) -> Measurements:
+    """Pack every candidate once, price it, and score how far it moves the weight."""
+    surveyed = _survey(program, resolution)
+    choices: dict[str, tuple[Choice, ...]] = {}
+    refused: list[Refused] = []
+    unjudged: dict[str, None] = {}
+    for number, decision in enumerate(resolution.decisions):
+        site = decision.site
+        if site.kind == "attention":
+            continue
+        if not decision.candidates:
+            choices[site.name] = (kept(program, site),)
+            continue
+        weight = parameter_of(program.module, site)
+        stores = _stores(weight, decision, surveyed)
+        priced: list[tuple[Candidate, int, float]] = []
+
+        def changes(
+            stores: Iterator[tuple[Candidate, Store | Refusal]] = stores,
+            weight: Tensor = weight,
+            priced: list[tuple[Candidate, int, float]] = priced,
+            site: Site = site,
+        ) -> Iterator[Tensor]:
+            for candidate, store in stores:
+                if isinstance(store, Refusal):
+                    refused.append(Refused(site.name, candidate.text, store.reason))
+                    continue
+                change = store.dense().detach() - weight
+                priced.append((candidate, described_bytes(site, store), relative_error(weight, change)))
+                yield change
+
+        scores = list(damage.score(site, changes()))
+        if any(score is None for score in scores):
+            unjudged[site.name] = None
+        choices[site.name] = tuple(
+            Choice(site.name, candidate, size, -1.0 if score is None else score, error)
+            for (candidate, size, error), score in zip(priced, scores, strict=True)
+        ) or (kept(program, site),)
+        if progress:
+            progress("pricing", number + 1, len(resolution.decisions))
+    return Measurements(_judge_the_rest(choices), tuple(refused), tuple(unjudged), damage.unit)
+
+
+def _judge_the_rest(choices: Mapping[str, tuple[Choice, ...]]) -> dict[str, tuple[Choice, ...]]:
+    """Sites without a score get the relative weight error times the median sensitivity of the judged ones (1 if there is none), so
+    that what the signal does not see is neither free nor sacred."""
+    known = [c.damage / c.error for site in choices.values() for c in site if c.damage > 0 and c.error > 0]
+    sensitivity = median(known) if known else 1.0
+    return {
+        name: tuple(replace(c, damage=c.error * sensitivity) if c.damage < 0 else c for c in site)
+        for name, site in choices.items()
+    }
+
+
+Surveyed = Mapping[tuple[tuple[int, int], str], Mapping[int, Mapping[str, Any]]]
+
+
+def _survey(program: Program, resolution: Resolution) -> Surveyed:
+    """What scoped methods find over all sites of a rule: by (option, candidate), step and site."""
+    scoped: dict[tuple[tuple[int, int], str], tuple[Candidate, list[Site]]] = {}
+    for decision in resolution.decisions:
+        for candidate in decision.candidates:
+            if candidate.scoped:
+                scoped.setdefault((candidate.option, candidate.text), (candidate, []))[1].append(decision.site)
+    found: dict[tuple[tuple[int, int], str], dict[int, Mapping[str, Any]]] = {}
+    for key, (candidate, sites) in scoped.items():
+        # Only the first step sees whole weights; a later scoped step takes each tensor as a scope of its own.
+        step = candidate.steps[0]
+        if step.method.scope == "rule":
+            tensors = {site.name: parameter_of(program.module, site) for site in sites}
+            found[key] = {0: step.method.survey(sites, tensors, step.point)}
+    return found
+
+
+def _scope(surveyed: Surveyed, candidate: Candidate, site: str) -> dict[int, Any]:
+    steps = surveyed.get((candidate.option, candidate.text), {})
+    return {step: by_site.get(site) for step, by_site in steps.items()}
+
+
+def _stores(weight: Tensor, decision: Decision, surveyed: Surveyed) -> Iterator[tuple[Candidate, Store | Refusal]]:
+    candidates = decision.candidates
+    if any(candidate.scoped for candidate in candidates):
+        for candidate in candidates:
+            yield candidate, pack(weight, candidate.steps, _scope(surveyed, candidate, decision.site.name))
+    else:
+        yield from zip(candidates, pack_each(weight, candidates), strict=True)
+
+
+def pack_chosen(program: Program, resolution: Resolution, chosen: Mapping[str, Choice]) -> dict[str, Store]:
+    """The stores of a plan: every chosen candidate packed, every kept parameter as it is."""
+    surveyed = _survey(program, resolution)
+    stores: dict[str, Store] = {}
+    for decision in resolution.decisions:
+        choice = chosen.get(decision.site.name)
+        if choice is None:
+            continue
+        weight = parameter_of(program.module, decision.site)
+        if choice.candidate is None:
+            stores[decision.site.name] = Dense(weight)
+            continue
+        store = pack(weight, choice.candidate.steps, _scope(surveyed, choice.candidate, decision.site.name))
+        if isinstance(store, Refusal):
+            raise ValueError(f"{decision.site.name}: {store.reason}")
+        stores[decision.site.name] = store
+    return stores

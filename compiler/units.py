@@ -1,0 +1,18 @@
+"""Numbers with their units, for people."""
+
+from __future__ import annotations
+
+from math import ceil
+
+
+def bytes_text(count: float, up: bool = False) -> str:
+    """Bytes in decimal units (MB = 10^6); with `up`, rounded up so that the text is never less than the number.
+
+    >>> bytes_text(12_345_678), bytes_text(12_345_678, up=True), bytes_text(900)
+    ('12.35 MB', '12.35 MB', '900 B')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            value = ceil(count / size * 100) / 100 if up else count / size
+            return f"{value:.2f} {unit}"
+    return f"{ceil(count) if up else round(count)} B"
