@@ -27,11 +27,24 @@ from tersor.backends.numba.elementwise import Activation, ActivationSpec
 from tersor.backends.numba.features import Level
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import LinearSpec
+from tersor.backends.numba.rowkernels import EmbeddingSpec, NormSpec
 
 ENVIRONMENT = "TERSOR_CACHE_DIR"
 
 _HERE = Path(__file__).parent
-_SOURCES = ("features", "emitter", "layout", "microkernels", "elementwise", "glue_linear", "glue_activation", "build")
+_SOURCES = (
+    "features",
+    "emitter",
+    "layout",
+    "microkernels",
+    "elementwise",
+    "rowkernels",
+    "glue_linear",
+    "glue_activation",
+    "glue_embedding",
+    "glue_norm",
+    "build",
+)
 _lock = RLock()
 
 
@@ -73,7 +86,7 @@ def _folder(root: Path) -> Path:
     return folder
 
 
-def _module(spec: LinearSpec | ActivationSpec, glue: str) -> ModuleType:
+def _module(spec: LinearSpec | ActivationSpec | EmbeddingSpec | NormSpec, glue: str) -> ModuleType:
     """The module compiled for `spec`: written if it is not there as it should be, then imported."""
     source = (_HERE / f"{glue}.py").read_text()
     lines = [f"SPEC = {spec!r}" if line.startswith("SPEC = ") else line for line in source.splitlines()]
@@ -113,3 +126,17 @@ def _activation(spec: ActivationSpec) -> Any:
 def activation_address(level: Level, activation: Activation) -> int:
     """Address of the compiled activation; 0 for none."""
     return 0 if activation == "none" else int(_activation(ActivationSpec(level.name, activation)).address)
+
+
+@cache
+def embedding_kernel(level: str, width: int) -> Any:
+    """The compiled `gather` of `glue_embedding`."""
+    with _lock:
+        return _module(EmbeddingSpec(level, width), "glue_embedding").gather
+
+
+@cache
+def norm_kernel(level: str) -> Any:
+    """The compiled `norm` of `glue_norm`."""
+    with _lock:
+        return _module(NormSpec(level), "glue_norm").norm

@@ -211,8 +211,11 @@ class Emitter:
         return result
 
 
-def kernel(level: Level, arguments: int, result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
-    """Make `emit(emitter, *values)` a Numba intrinsic of `arguments` 64-bit integers."""
+def kernel(
+    level: Level, arguments: int, result: Any = types.void, arguments_after: tuple[Any, ...] = ()
+) -> Callable[[Callable[..., Any]], Any]:
+    """Make `emit(emitter, *values)` a Numba intrinsic of `arguments` 64-bit integers, then of the types given."""
+    kinds = (*[types.int64] * arguments, *arguments_after)
 
     def decorate(emit: Callable[..., Any]) -> Any:
         def typed(typing_context: Any, *_: Any) -> Any:
@@ -220,11 +223,11 @@ def kernel(level: Level, arguments: int, result: Any = types.void) -> Callable[[
                 emitted = emit(Emitter(builder, level), *values)
                 return context.get_dummy_value() if result is types.void else emitted
 
-            return result(*[types.int64] * arguments), codegen
+            return result(*kinds), codegen
 
         # Numba reads the arity from the signature, which *args does not show.
         kind = inspect.Parameter.POSITIONAL_ONLY
-        names = ["typing_context", *(f"a{i}" for i in range(arguments))]
+        names = ["typing_context", *(f"a{i}" for i in range(len(kinds)))]
         typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
         typed.__name__ = emit.__name__
         typed.__doc__ = emit.__doc__

@@ -102,6 +102,72 @@ def width_of(bits: int) -> int:
     return 2 if bits <= 2 else 4 if bits <= 4 else 8
 
 
+@dataclass(frozen=True)
+class AffineCodes:
+    """w[n, k] = scale[n, g] (codes[n, k] - zero[n, g]), g = k // group (0: one group a row).
+
+    codes (rows, columns) uint8 below 2^bits; scale and zero (rows, groups), converted to float32.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    bits: int
+    group: int = 0
+
+    def __post_init__(self) -> None:
+        codes = self.codes
+        if codes.dim() != 2 or codes.dtype != torch.uint8:
+            raise RequestError(f"codes are a uint8 matrix, not {codes.dtype} of shape {tuple(codes.shape)}")
+        width_of(self.bits)
+        if self.group < 0 or self.group % STEP:
+            raise RequestError(
+                f"a group of {self.group} columns: groups are multiples of {STEP}, or 0 for the whole row"
+            )
+        groups = -(-self.columns // self.group) if self.group else 1
+        for name in ("scale", "zero"):
+            values = getattr(self, name)
+            if tuple(values.shape) != (self.rows, groups):
+                raise RequestError(
+                    f"{name} has shape {tuple(values.shape)}; {self.rows} rows of {groups} groups need {(self.rows, groups)}"
+                )
+            object.__setattr__(self, name, values.detach().float())
+        if codes.numel() and int(codes.max()) >= 1 << self.bits:
+            raise RequestError(f"a code is {int(codes.max())}; {self.bits} bits go to {(1 << self.bits) - 1}")
+
+    @property
+    def rows(self) -> int:
+        return int(self.codes.shape[0])
+
+    @property
+    def columns(self) -> int:
+        return int(self.codes.shape[1])
+
+    @property
+    def width(self) -> int:
+        return width_of(self.bits)
+
+    def centred(self) -> AffineCodes:
+        """The same matrix with the center of the layout as zero point, if all zero points are one integer and the
+        codes allow it.
+        """
+        center = 1 << (self.width - 1)
+        first = float(self.zero.flatten()[0]) if self.zero.numel() else 0.0
+        move = center - first
+        if move == 0 or not move.is_integer() or bool((self.zero != first).any()) or not self.codes.numel():
+            return self
+        low, high = int(self.codes.min()) + int(move), int(self.codes.max()) + int(move)
+        if low < 0 or high >= 1 << self.width:
+            return self
+        moved = (self.codes.to(torch.int16) + int(move)).to(torch.uint8)
+        return AffineCodes(moved, self.scale, torch.full_like(self.zero, center), self.width, self.group)
+
+    def shift(self) -> Tensor | None:
+        """scale * (center - zero), None if it is 0 everywhere."""
+        move = (1 << (self.width - 1)) - self.zero
+        return self.scale * move if bool(move.any()) else None
+
+
 def pack_codes(codes: Tensor, layout: Layout, level: Level) -> Tensor:
     """Codes (rows, columns) uint8 to the panel layout."""
     per = 8 // layout.width

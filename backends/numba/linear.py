@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import ACTIVATIONS, Activation
 from tersor.backends.numba.features import detect, level_named
-from tersor.backends.numba.layout import Layout, dense, pack_bias, pack_codes, pack_groups, width_of
+from tersor.backends.numba.layout import AffineCodes, Layout, dense, pack_bias, pack_codes, pack_groups
 from tersor.backends.numba.reference import activate
 from tersor.backends.numba.selfcheck import trusted_level
 from tersor.compiler.errors import RequestError
@@ -71,7 +74,13 @@ class QuantizedLinear(nn.Module):
         `group` columns share a scale, 0 for the whole row. `level` asks for a CPU level (default: `features.detect`).
         RequestError for shapes, codes or groups that have no kernel.
         """
-        layout, shift = _checked(codes, scale, zero, bits, bias, activation, activation_group, group)
+        held = AffineCodes(codes, scale, zero, bits, group).centred()
+        if activation not in ACTIVATIONS:
+            raise RequestError(f"no activation {activation!r}; use one of: {', '.join(ACTIVATIONS)}")
+        if bias is not None and tuple(bias.shape) != (held.rows,):
+            raise RequestError(f"bias has shape {tuple(bias.shape)}; {held.rows} outputs need {(held.rows,)}")
+        shift = held.shift()
+        layout = Layout(held.rows, held.columns, held.width, group, activation_group, shift is not None)
         trusted = trusted_level(detect(level), layout, activation)
         if trusted is None:
             warnings.warn(
@@ -82,8 +91,8 @@ class QuantizedLinear(nn.Module):
             layout,
             trusted.name if trusted else None,
             activation,
-            pack_codes(codes, layout, packing),
-            pack_groups(scale.float(), layout, packing),
+            pack_codes(held.codes, layout, packing),
+            pack_groups(held.scale, layout, packing),
             None if shift is None else pack_groups(shift, layout, packing),
             pack_bias(bias, layout, packing),
         )
@@ -92,52 +101,52 @@ class QuantizedLinear(nn.Module):
         if self.level is None:
             weight = self.dense().to(x.dtype)
             return activate(F.linear(x, weight, self.bias[: self.layout.rows].to(x.dtype)), self.activation)
-        y: Tensor = torch.ops.tersor.quantized_linear(
-            x, self.codes, self.scale, self.shift, self.bias, *self._constants
-        )
+        y: Tensor = ops.linear(x, self.codes, self.scale, self.shift, self.bias, *self._constants)
         return y
 
     def dense(self) -> Tensor:
         """w (n, k) float32."""
         return dense(self.codes, self.scale, self.shift, self.layout, level_named(self.level or "generic"))
 
+    def with_activation(self, activation: Activation) -> QuantizedLinear | None:
+        """The same linear with an activation after it; None where that kernel cannot be trusted at this level."""
+        if self.level is None:
+            return None
+        trusted = trusted_level(level_named(self.level), self.layout, activation)
+        if trusted is None or trusted.name != self.level:
+            return None
+        return QuantizedLinear(self.layout, self.level, activation, self.codes, self.scale, self.shift, self.bias)
+
+    def merge_key(self) -> tuple[object, ...]:
+        """Linears with equal keys can be `joined`."""
+        layout = self.layout
+        grouping = (layout.columns, layout.width, layout.weight_group, layout.activation_group)
+        return (*grouping, layout.shifted, self.activation, self.level)
+
+    @staticmethod
+    def joined(linears: Sequence[QuantizedLinear]) -> QuantizedLinear | None:
+        """One linear whose outputs are those of all, in order; None unless each fills whole panels but the last."""
+        first = linears[0]
+        if first.level is None:
+            return None
+        panel = level_named(first.level).panel
+        if any(linear.layout.rows % panel for linear in linears[:-1]):
+            return None
+        layout = replace(first.layout, rows=sum(linear.layout.rows for linear in linears))
+        shifts = [linear.shift for linear in linears if linear.shift is not None]
+        return QuantizedLinear(
+            layout,
+            first.level,
+            first.activation,
+            torch.cat([linear.codes for linear in linears]),
+            torch.cat([linear.scale for linear in linears]),
+            torch.cat(shifts) if shifts else None,
+            torch.cat([linear.bias for linear in linears]),
+        )
+
     def extra_repr(self) -> str:
         layout = self.layout
         return (
-            f"in_features={layout.columns}, out_features={layout.rows}, width={layout.width}, group={layout.weight_group}, "
-            f"activation_group={layout.activation_group}, activation={self.activation}, level={self.level}"
+            f"in_features={layout.columns}, out_features={layout.rows}, width={layout.width}, "
+            f"group={layout.weight_group}, activation_group={layout.activation_group}, activation={self.activation}, level={self.level}"
         )
-
-
-def _checked(
-    codes: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    bits: int,
-    bias: Tensor | None,
-    activation: str,
-    activation_group: int,
-    group: int,
-) -> tuple[Layout, Tensor | None]:
-    """The layout and the shift of codes that a kernel can hold, RequestError otherwise."""
-    if codes.dim() != 2 or codes.dtype != torch.uint8:
-        raise RequestError(f"codes are a uint8 matrix, not {codes.dtype} of shape {tuple(codes.shape)}")
-    rows, columns = codes.shape
-    if activation not in ACTIVATIONS:
-        raise RequestError(f"no activation {activation!r}; use one of: {', '.join(ACTIVATIONS)}")
-    width = width_of(bits)
-    center = 1 << (width - 1)
-    zero = zero.float()
-    shifted = bool((zero != center).any())
-    layout = Layout(rows, columns, width, group, activation_group, shifted)
-    groups = -(-columns // group) if group else 1
-    for name, values in (("scale", scale), ("zero", zero)):
-        if tuple(values.shape) != (rows, groups):
-            raise RequestError(
-                f"{name} has shape {tuple(values.shape)}; {rows} rows of {groups} groups need {(rows, groups)}"
-            )
-    if bias is not None and tuple(bias.shape) != (rows,):
-        raise RequestError(f"bias has shape {tuple(bias.shape)}; {rows} outputs need {(rows,)}")
-    if codes.numel() and int(codes.max()) >= 1 << bits:
-        raise RequestError(f"a code is {int(codes.max())}; {bits} bits go to {(1 << bits) - 1}")
-    return layout, scale.float() * (center - zero) if shifted else None

@@ -1,4 +1,4 @@
-"""The kernels as torch operators: `tersor::quantized_linear` and `tersor::quantized_embedding`.
+"""The kernels as torch operators: `tersor::quantized_linear`, `tersor::quantized_embedding`, `tersor::add_layer_norm`.
 
 Export, compile and fake tensors see opaque nodes. Gradients flow to the input of a linear, straight through the
 rounding of the activations: grad @ w. Codes, scales and biases are constants here: whoever trains them works on the
@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from tersor.backends.numba.build import embedding_kernel, norm_kernel
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import Layout, dense
-from tersor.backends.numba.plan import plan
+from tersor.backends.numba.plan import plan, workspace
 from tersor.backends.numba.reference import activate
 from tersor.compiler.errors import RequestError
 
@@ -24,8 +26,16 @@ _library.define(
     "quantized_linear(Tensor x, Tensor codes, Tensor scale, Tensor? shift, Tensor bias, int rows, int columns, "
     "int width, int weight_group, int activation_group, str activation, str level) -> Tensor"
 )
+_library.define(
+    "quantized_embedding(Tensor index, Tensor codes, Tensor scale, Tensor zero, int rows, int columns, int width, "
+    "int group, str level) -> Tensor"
+)
+_library.define(
+    "add_layer_norm(Tensor x, Tensor? other, Tensor weight, Tensor bias, float epsilon, str level) -> Tensor"
+)
 
 
+# --- linear ----------------------------------------------------------------------------------------------------------
 def quantized_linear(
     x: Tensor,
     codes: Tensor,
@@ -40,9 +50,7 @@ def quantized_linear(
     activation: Activation,
     level: str,
 ) -> Tensor:
-    """The CPU kernel behind `torch.ops.tersor.quantized_linear`: activation(q(x) @ w^T + bias), (..., columns) ->
-    (..., rows).
-    """
+    """activation(q(x) @ w^T + bias) on the CPU: x (..., columns), result (..., rows)."""
     if x.shape[-1] != columns:
         raise RequestError(f"a quantised linear of {columns} inputs was given an input of shape {tuple(x.shape)}")
     run = plan(rows, columns, width, weight_group, activation_group, shift is not None, activation, level)
@@ -51,10 +59,6 @@ def quantized_linear(
     return run(x if x.is_contiguous() else x.contiguous(), codes, scale, shift, bias)
 
 
-_library.impl("quantized_linear", quantized_linear, "CPU")
-
-
-@torch.library.register_fake("tersor::quantized_linear", lib=_library)
 def _linear_fake(
     x: Tensor, codes: Tensor, scale: Tensor, shift: Tensor | None, bias: Tensor, rows: int, *_: Any
 ) -> Tensor:
@@ -71,7 +75,6 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, codes, scale, shift, bias = ctx.saved_tensors
     rows, columns, width, weight_group, activation_group, activation, level = ctx.shape
     if activation != "none":
-        linear = torch.ops.tersor.quantized_linear
         before = linear(x, codes, scale, shift, bias, *ctx.shape[:5], "none", level).detach().requires_grad_()
         with torch.enable_grad():
             (grad,) = torch.autograd.grad(activate(before, activation), before, grad)
@@ -80,6 +83,96 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (grad @ weight.to(grad.dtype), *[None] * 11)
 
 
+# --- embedding -------------------------------------------------------------------------------------------------------
+def quantized_embedding(
+    index: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    rows: int,
+    columns: int,
+    width: int,
+    group: int,
+    level: str,
+) -> Tensor:
+    """Rows of scale * (code - zero) on the CPU: index of integers of any shape, result (*index.shape, columns) float32.
+
+    RequestError if an index is not in 0..rows-1.
+    """
+    places = index.to(torch.int64).contiguous()
+    layout = Layout(rows, columns, width, group)
+    y = torch.empty((*index.shape, columns), dtype=torch.float32)
+    wrong = embedding_kernel(level, width)(
+        places.numel(), places.data_ptr(), rows, codes.data_ptr(), scale.data_ptr(), zero.data_ptr(),
+        int(zero.numel() > 1), columns, layout.group, layout.groups, y.data_ptr(), workspace(4 * layout.padded),
+    )  # fmt: skip
+    if wrong >= 0:
+        place = int(places.flatten()[wrong])
+        raise RequestError(f"index {place} is out of range: the embedding has rows 0 to {rows - 1}")
+    return y
+
+
+def _embedding_fake(
+    index: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, rows: int, columns: int, *_: Any
+) -> Tensor:
+    return scale.new_empty((*index.shape, columns))
+
+
+# --- layer normalisation ---------------------------------------------------------------------------------------------
+def add_layer_norm(x: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float, level: str) -> Tensor:
+    """layer_norm(x + other) over the last dimension on the CPU; x and other (..., n) of one shape, weight and bias
+    (n).
+    """
+    columns = x.shape[-1]
+    fits = columns % level_named(level).lanes == 0 and x.dtype is torch.float32
+    if not fits or (other is not None and (other.shape != x.shape or other.dtype is not torch.float32)):
+        return F.layer_norm(x if other is None else x + other, (columns,), weight, bias, epsilon)
+    x = x.contiguous()
+    second = 0
+    if other is not None:
+        other = other.contiguous()
+        second = other.data_ptr()
+    y = torch.empty_like(x)
+    norm_kernel(level)(
+        x.numel() // columns, columns, x.data_ptr(), second, weight.data_ptr(), bias.data_ptr(), y.data_ptr(), epsilon
+    )
+    return y
+
+
+def _norm_fake(x: Tensor, other: Tensor | None, *_: Any) -> Tensor:
+    return torch.empty_like(x if other is None else x + other)
+
+
+def _norm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.epsilon, _ = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _norm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """torch's own layer normalisation, recomputed."""
+    x, weight, bias = (ctx.saved_tensors[i].detach().requires_grad_() for i in (0, 2, 3))
+    other = None if ctx.saved_tensors[1] is None else ctx.saved_tensors[1].detach().requires_grad_()
+    with torch.enable_grad():
+        y = F.layer_norm(x if other is None else x + other, (x.shape[-1],), weight, bias, ctx.epsilon)
+    wanted = [t for t in (x, other, weight, bias) if t is not None]
+    found = list(torch.autograd.grad(y, wanted, grad))
+    if other is None:
+        found.insert(1, torch.zeros(()))
+    return (found[0], None if other is None else found[1], found[2], found[3], None, None)
+
+
+for _name, _kernel, _fake in (
+    ("quantized_linear", quantized_linear, _linear_fake),
+    ("quantized_embedding", quantized_embedding, _embedding_fake),
+    ("add_layer_norm", add_layer_norm, _norm_fake),
+):
+    _library.impl(_name, _kernel, "CPU")
+    torch.library.register_fake(f"tersor::{_name}", _fake, lib=_library)
 torch.library.register_autograd(
     "tersor::quantized_linear", _linear_backward, setup_context=_linear_context, lib=_library
 )
+torch.library.register_autograd("tersor::add_layer_norm", _norm_backward, setup_context=_norm_context, lib=_library)
+
+linear = torch.ops.tersor.quantized_linear.default
+embedding = torch.ops.tersor.quantized_embedding.default
+layer_norm = torch.ops.tersor.add_layer_norm.default

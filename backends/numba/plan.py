@@ -22,7 +22,7 @@ _PARALLEL = 1 << 25  # multiply-adds below which a second thread gains nothing (
 _local = threading.local()
 
 
-def _workspace(size: int) -> int:
+def workspace(size: int) -> int:
     """Address of at least `size` bytes of this thread's scratch memory, valid until its next call."""
     held: Tensor | None = getattr(_local, "memory", None)
     if held is None or held.numel() < size:
@@ -68,7 +68,7 @@ class LinearPlan:
 
     def _run(self, count: int, x: int, y: int, codes: int, scale: int, shift: int, bias: int, outputs: int) -> None:
         block = min(count, self._block)
-        work = _workspace(block * self._row_bytes + 4 * self.layout.padded)
+        work = workspace(block * self._row_bytes + 4 * self.layout.padded)
         x_stride, y_stride = 4 * self.layout.columns, 4 * self.layout.rows
         self._kernel(
             count, x, x_stride, y, y_stride, work, block, codes, scale, shift, bias, outputs, *self._shape,

@@ -7,9 +7,10 @@ from functools import cache
 
 import torch
 
+from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, below, level_named
-from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups
+from tersor.backends.numba.layout import STEP, Layout, pack_bias, pack_codes, pack_groups
 from tersor.backends.numba.plan import LinearPlan
 from tersor.backends.numba.reference import reference_linear
 
@@ -56,15 +57,45 @@ def _linear_agrees(
     return linear_agrees(level_named(level), layout, activation)
 
 
+def _warn(level: Level, what: str) -> None:
+    warnings.warn(
+        f"the {level.name} kernel for {what} disagrees with its reference on this CPU; trying a slower one",
+        stacklevel=4,
+    )
+
+
 def trusted_level(level: Level | None, layout: Layout, activation: Activation) -> Level | None:
     """`level` if its kernel agrees with the reference here, else the next slower one that does, else None; warns on a
     mismatch.
     """
     key = (layout.width, layout.weight_group, layout.activation_group, layout.shifted, activation)
     while level is not None and not _linear_agrees(level.name, *key):
-        warnings.warn(
-            f"the {level.name} kernel for {layout} disagrees with its reference on this CPU; trying a slower one",
-            stacklevel=3,
-        )
+        _warn(level, str(layout))
+        level = below(level)
+    return level
+
+
+@cache
+def _embedding_agrees(level: str, width: int) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    rows, columns, group = 5, 2 * STEP + 5, STEP
+    codes = torch.randint(0, 256, (rows * 3 * STEP * width // 8,), dtype=torch.uint8, generator=generator)
+    scale, zero = torch.rand(2, rows * 3, generator=generator)
+    index = torch.tensor([4, 0, 2, 2])
+    actual = ops.quantized_embedding(index, codes, scale, zero, rows, columns, width, group, level)
+    wanted = torch.empty(rows, 3 * STEP)
+    for n in range(rows):
+        for k in range(3 * STEP):
+            step, within = divmod(n * 3 * STEP + k, STEP)
+            byte = int(codes[step * STEP * width // 8 + within % (STEP * width // 8)])
+            code = byte if width == 8 else byte >> (4 * (within // (STEP // 2))) & 15
+            wanted[n, k] = (code - zero[n * 3 + k // group]) * scale[n * 3 + k // group]
+    return torch.equal(actual, wanted[index, :columns])
+
+
+def trusted_embedding_level(level: Level | None, width: int) -> Level | None:
+    """As `trusted_level`, for the rows of an embedding, which must agree to the last bit."""
+    while level is not None and not _embedding_agrees(level.name, width):
+        _warn(level, f"an embedding of {width} bits")
         level = below(level)
     return level

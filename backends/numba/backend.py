@@ -1,0 +1,110 @@
+"""Lowers a captured graph to the CPU kernels, for inference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from tersor.backends.numba.embedding import QuantizedEmbedding
+from tersor.backends.numba.features import detect
+from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears
+from tersor.backends.numba.layout import STEP
+from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP, QuantizedLinear
+from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
+from tersor.compiler.errors import RequestError
+from tersor.compiler.stores.affine import Affine
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What became of a leaf: `kernel` says by what it is computed, "eager" if by torch, and then `reason` says why."""
+
+    path: str
+    kernel: str
+    reason: str = ""
+
+
+class NumbaBackend:
+    """Claims affine stores in linears and embeddings; all else stays eager.
+
+    Activations are rounded to 8 bits in groups of `activation_group` columns (0: one scale per row, faster and less
+    exact). `level` asks for a CPU level (default: `features.detect`).
+    """
+
+    name = "numba"
+
+    def __init__(self, activation_group: int = DEFAULT_ACTIVATION_GROUP, level: str | None = None) -> None:
+        self.activation_group = activation_group
+        self.level = detect(level)
+
+    def claim(self, leaf: nn.Module) -> str | None:
+        """Why a leaf cannot be lowered; None if it can."""
+        if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
+            return f"no kernel for a {type(leaf).__name__}"
+        store = leaf.stored.template
+        if not isinstance(store, Affine):
+            return f"no kernel for a store of kind {store.kind}"
+        if store.group < store.shape[1] and store.group % STEP:
+            return f"groups of {store.group} columns are not a multiple of {STEP}"
+        return None
+
+    def emit(self, module: fx.GraphModule) -> tuple[fx.GraphModule, list[Lowered]]:
+        """The graph over kernels, for inference, and what became of every leaf that holds a store.
+
+        `module` is left as it was. Dropout is removed, a following activation joins its linear, linears that read one
+        value become one, and an addition joins the layer normalisation after it.
+        """
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(module.graph, {}))
+        lowered = fx.GraphModule(module, graph)
+        calls = Counter(str(node.target) for node in graph.find_nodes(op="call_module"))
+        rows: list[Lowered] = []
+        for path in calls:
+            leaf = module.get_submodule(path)
+            if not any(isinstance(part, StoredWeight) for part in leaf.modules()):
+                continue
+            reason = self.claim(leaf)
+            if reason is None:
+                try:
+                    kernel = self._kernel(leaf)
+                except RequestError as refusal:
+                    reason = str(refusal)
+            if reason is not None:
+                rows.append(Lowered(path, "eager", reason))
+                continue
+            lowered.set_submodule(path, kernel)
+            rows.append(Lowered(path, f"{self.name}:{self.level.name}"))
+        single = {path for path, count in calls.items() if count == 1}
+        drop_dropout(lowered)
+        fuse_activations(lowered, single)
+        merge_linears(lowered, single)
+        fuse_norms(lowered, self.level.name)
+        lowered.graph.lint()
+        lowered.recompile()
+        return lowered.eval(), rows
+
+    def _kernel(self, leaf: nn.Module) -> nn.Module:
+        if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
+            raise RequestError(f"no kernel for a {type(leaf).__name__}")
+        store = leaf.stored.store()
+        if not isinstance(store, Affine):
+            raise RequestError(f"no kernel for a store of kind {store.kind}")
+        bits = store.bits_per_code
+        codes, scale = store.codes.values.detach(), store.scale.dense().detach()
+        zero = scale.new_full(scale.shape, float(1 << (bits - 1))) if store.zero is None else store.zero.values
+        group = store.group if store.group < store.shape[1] else 0
+        if isinstance(leaf, CompressedEmbedding):
+            return QuantizedEmbedding.from_codes(codes, scale, zero, bits, group, self.level.name)
+        bias = None if leaf.bias is None else leaf.bias.detach().float()
+        return QuantizedLinear.from_codes(
+            codes, scale, zero, bits, bias, "none", self._activation_group(group), group, self.level.name
+        )
+
+    def _activation_group(self, group: int) -> int:
+        """The wanted group, made to fit the weight's: one divides the other."""
+        wanted = self.activation_group
+        if not wanted or not group or wanted % group == 0 or group % wanted == 0:
+            return wanted
+        return group

@@ -1,0 +1,22 @@
+"""Layer normalisation of a sum, in one pass over each row."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tersor.backends.numba import ops
+
+
+class AddLayerNorm(nn.Module):
+    """layer_norm(x + other) over the last dimension; x and other (..., n) of one shape or broadcast to one."""
+
+    def __init__(self, norm: nn.LayerNorm, level: str) -> None:
+        super().__init__()
+        self.weight, self.bias, self.epsilon, self.level = norm.weight, norm.bias, norm.eps, level
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        y: Tensor = ops.layer_norm(x, other, self.weight, self.bias, self.epsilon, self.level)
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, epsilon={self.epsilon}, level={self.level}"
