@@ -18,13 +18,14 @@ class Limited:
     operator: str
     measure: units.Measure | None
     example: str
+    share: str = "20%"
 
 
 QUANTITIES = {
     "size": Limited("<=", "bytes", "12 MB"),
     "memory": Limited("<=", "bytes", "200 MiB"),
     "latency": Limited("<=", "seconds", "8 ms"),
-    "metric": Limited(">=", None, "0.86"),
+    "metric": Limited(">=", None, "0.86", "98%"),
 }
 OBJECTIVES: dict[str, Literal["damage", "size", "latency", "metric"]] = {
     "damage": "damage",
@@ -80,7 +81,7 @@ def _metric(budget: syntax.Budget, problems: Problems) -> str | None:
 def _limit(budget: syntax.Budget, limited: Limited, problems: Problems) -> float:
     """The limit in bytes, seconds, or as a fraction; reports a wrong unit and an impossible number."""
     number, name = budget.limit, budget.quantity.text
-    example = f"such as `{limited.example}`, or `20%` of the original"
+    example = f"such as `{limited.example}`, or `{limited.share}` of the original"
     known = {} if limited.measure is None else units.UNITS[limited.measure]
     unit = None if number.unit is None else number.unit.text
     if unit == "%":
@@ -132,7 +133,7 @@ def check_objective(objective: syntax.Objective, problems: Problems) -> Objectiv
         problems.add("E116", f"there is no objective `{name}`", objective.quantity.span, help=help)
     elif (direction == "maximize") != (name == "metric"):
         other = "maximize" if direction == "minimize" else "minimize"
-        problems.add("E122", f"nobody wants to {direction} `{name}`", objective.span, help=f"write `{other} {name}`")
+        problems.add("E122", f"`{name}` can only be {other}d", objective.span, help=f"write `{other} {name}`")
     else:
         return Objective(OBJECTIVES[name], "maximize" if name == "metric" else "minimize", objective.span)
     return None

@@ -11,7 +11,7 @@ from tersor.dsl.budgets import check_budget, check_objective
 from tersor.dsl.names import Methods
 from tersor.dsl.problems import Problems, place
 from tersor.dsl.recovery import check_recover
-from tersor.dsl.selectors import Scope
+from tersor.dsl.scope import Scope
 from tersor.dsl.uses import check_option
 
 

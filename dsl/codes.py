@@ -29,7 +29,7 @@ CODES: dict[str, str] = {
     "E109": "a range that makes no sense",
     "E110": "a set that holds a value twice",
     "E111": "a selector name that does not exist",
-    "E112": "a `let` name that is taken",
+    "E112": "a `let` name that is taken or cannot be one",
     "E113": "a `let` that refers to itself or to a later one",
     "E114": "a property that sites do not have",
     "E115": "a property compared with something it cannot be compared with",

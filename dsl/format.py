@@ -85,7 +85,7 @@ def _breaks(statement: syntax.Statement, parts: list[Part]) -> dict[int, int]:
     items = {item.span.start for item in statement.items}
     starts = [i for i, part in enumerate(parts) if start_of(part.token) in items]
     breaks = dict.fromkeys(starts, 1)
-    for first, behind in zip(starts, [*starts[1:], len(parts) - 1], strict=True):
+    for first, behind in pairwise([*starts, len(parts) - 1]):
         if len(_flat(parts[first:behind], calls=True)) > WIDTH - len(INDENT):
             breaks |= {i: 2 for i in range(first, behind) if parts[i].token.type == "PLUS"}
     return breaks | {len(parts) - 1: 0}

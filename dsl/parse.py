@@ -5,7 +5,7 @@ Statements are parsed one by one, so that a mistake in one hides none in the nex
 
 from __future__ import annotations
 
-from lark import Token, Tree
+from lark import Token
 from lark.exceptions import UnexpectedToken
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 
@@ -63,7 +63,7 @@ def parse_statements(source: Source) -> tuple[syntax.Statement, ...]:
 
 def _parse(source: Source, tokens: tuple[Token, ...], problems: Problems) -> syntax.Statement | None:
     if str(tokens[0]) not in STATEMENTS:
-        near = nearly(tokens[0])
+        near = nearly(tokens[0], cutoff=0.6)
         hint = f"did you mean `{near}`?" if near else f"statements start with {listed(STATEMENTS)}"
         problems.add("E007", f"no statement starts with `{shown(tokens[0])}`", span_of(source, tokens[0]), help=hint)
         return None
@@ -86,7 +86,7 @@ def _parse(source: Source, tokens: tuple[Token, ...], problems: Problems) -> syn
     except UnexpectedToken:
         _report(source, None, previous, opened, _accepts(parser), problems)
         return None
-    statement: syntax.Statement = Build(source).transform(tree if isinstance(tree, Tree) else Tree("statement", [tree]))
+    statement: syntax.Statement = Build(source).transform(tree)
     return statement
 
 
@@ -116,11 +116,14 @@ def _report(
     elif str(token) in STATEMENTS and "$END" in accepts:
         problems.add("E008", f"`{token}` starts a statement and stands on a line of its own", span_of(source, token))
     else:
-        help = _confused(token, accepts) or _expected(accepts)
+        help = _confused(token, accepts, opened) or _expected(accepts)
         problems.add("E001", f"did not expect `{shown(token)}` here", span_of(source, token), help=help)
 
 
-def _confused(token: Token, accepts: set[str]) -> str | None:
+def _confused(token: Token, accepts: set[str], opened: list[Token]) -> str | None:
+    """The help for what is easily confused."""
+    if token.type == "EQUAL" and opened and "WHERE" in accepts:
+        return "methods stand behind `choose`"
     if token.type == "EQUAL" and "COMPARE" in accepts:
         return "`=` gives a value; compare with `==`, `<=` or `>=`"
     if token.type == "COMPARE" and "EQUAL" in accepts:
@@ -138,4 +141,3 @@ def _expected(accepts: set[str]) -> str | None:
             rest -= members
     named += [WORDS.get(t, f"`{t.lower()}`") for t in sorted(rest, key=lambda t: (t == "$END", t))]
     return f"expected {', '.join(named[:-1])}{' or ' if len(named) > 1 else ''}{named[-1]}" if named else None
-

@@ -17,14 +17,19 @@ class Problems:
     def __init__(self) -> None:
         self.found: list[Diagnostic] = []
 
+    @property
+    def full(self) -> bool:
+        """Whether there are more problems than will be shown, so that looking for a good hint is time wasted."""
+        return len(self.found) >= MOST_SHOWN
+
     def add(
         self, code: str, message: str, span: Span | None, *, help: str | None = None, notes: tuple[str, ...] = ()
     ) -> None:
         self.found.append(Diagnostic(code, message, span, notes, help))
 
     def suggest(self, word: str, known: Iterable[str], otherwise: str | None = None) -> str | None:
-        """The help line for a misspelt name. None once there are more problems than will be shown: looking is slow."""
-        if len(self.found) >= MOST_SHOWN:
+        """The help line for a misspelt name. None for what will not be shown."""
+        if self.full:
             return None
         return did_you_mean(word[:60], islice(known, 500)) or otherwise
 

@@ -125,6 +125,8 @@ def _instead(junk: str) -> str | None:
     """What was probably meant by a sign of another language."""
     if junk.startswith(("'", "`", "\u2018", "\u201c", "\u201d")):
         return 'texts are quoted with `"`'
+    if junk.isalpha():
+        return "names are made of the letters a to z, digits and `_`; quote anything else"
     return {
         ";": "a statement ends with its line",
         ":": "write `=` between a parameter and its value",
@@ -170,9 +172,9 @@ def _starts(token: Token, depth: int) -> bool:
     return token.type == "WORD" and depth <= 0 and (token.column == 1 or nearly(token) is not None)
 
 
-def nearly(word: str) -> str | None:
+def nearly(word: str, cutoff: float = 0.75) -> str | None:
     """The statement keyword that a misspelt word is close to."""
-    close = difflib.get_close_matches(word[:20].lower(), STATEMENTS, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(word[:20].lower(), STATEMENTS, n=1, cutoff=cutoff)
     return close[0] if close else None
 
 

@@ -49,26 +49,27 @@ def check_option(
 
 def check_use(use: syntax.Use, methods: Methods, catalogue: Collection[str], problems: Problems) -> Use | None:
     """The meaning of one use of a method, or None with every reason reported (E101-E109, E128, E129)."""
+    before = len(problems.found)
     identifier = resolve(use.method, methods, catalogue, problems)
     written = arguments_of(use, problems)
     if identifier is None:
         return None
     spaces = {a.name.text: space_of(a.space, problems) for a in written}
-    before = len(problems.found)
     for argument in written:
         for call in calls_in(argument.space):
             problems.add("E129", f"`{call.name.text}(...)` cannot stand here: a plain value is wanted", call.span)
+            spaces[argument.name.text] = None
     model: type[BaseModel] = methods[identifier].Params
     _check_names(use, written, model, problems)
     sound = {name: space for name, space in spaces.items() if space is not None}
-    if len(sound) < len(use.arguments) or len(problems.found) > before:
-        return None
     points = prod(count(space) for space in sound.values())
     if points > MOST_POINTS:
         message = f"{points:,} points are too many to try" if points < 10**12 else "these are too many points to try"
         problems.add("E108", message, use.span, help=f"at most {MOST_POINTS:,}: use sets, or ranges with a larger step")
         return None
-    if not _check_values(use, sound, model, problems):
+    known = [a for a in written if a.name.text in sound and a.name.text in model.model_fields]
+    _check_values(use.method.text, known, sound, model, problems)
+    if len(sound) < len(use.arguments) or len(problems.found) > before:
         return None
     if points <= MOST_CHECKED_TOGETHER and not _check_points(use, sound, model, problems):
         return None
@@ -100,22 +101,25 @@ def _check_names(use: syntax.Use, written: list[syntax.Argument], model: type[Ba
             problems.add("E105", f"`{method}` needs `{name}`", use.span, help=f"write `{method}({name} = ...)`")
 
 
-def _check_values(use: syntax.Use, spaces: dict[str, Space], model: type[BaseModel], problems: Problems) -> bool:
+def _check_values(
+    method: str,
+    arguments: list[syntax.Argument],
+    spaces: dict[str, Space],
+    model: type[BaseModel],
+    problems: Problems,
+) -> None:
     """Each value by itself, the other parameters at their first value. Reports one wrong value a place."""
-    sound = True
     first = {name: expand(space)[0] for name, space in spaces.items()}
-    for argument in use.arguments:
+    for argument in arguments:
         name = argument.name.text
         reported: set[Span] = set()
         for value, span in placed(argument.space, spaces[name]):
             errors = [e for e in _errors(model, {**first, name: value}) if e["loc"][:1] == (name,)]
             if errors and span not in reported:
                 reported.add(span)
-                sound = False
                 in_range = isinstance(argument.space, syntax.Range)
                 notes = (f"the range holds {written(value, spaces[name])}",) if in_range else ()
-                problems.add("E106", f"`{name}` of `{use.method.text}` {_sentence(errors)}", span, notes=notes)
-    return sound
+                problems.add("E106", f"`{name}` of `{method}` {_sentence(errors)}", span, notes=notes)
 
 
 def _check_points(use: syntax.Use, spaces: dict[str, Space], model: type[BaseModel], problems: Problems) -> bool:

@@ -135,12 +135,12 @@ class Scope:
             names = [*KIND_NAMES, "all", *self.known, *self.later]
             help = self.problems.suggest(name, names, f"kinds are {listed(ALL_KINDS)}")
             if "." in name:
-                help = f"a role is written `role {shown(name)}`, a path `in \"{shown(name)}\"`"
+                help = f'a role is written `role {shown(name)}`, a path `in "{shown(name)}"`'
             self.problems.add("E111", f"there is no kind and no `let` named `{shown(name)}`", word.span, help=help)
         return Measured(None)
 
     def _too_early(self, word: syntax.Word, inside: str | None) -> None:
-        circle = self._circle(word.text, inside) if inside else None
+        circle = self._circle(word.text, inside) if inside and not self.problems.full else None
         if circle:
             message = f"`{inside}` refers to itself: {' -> '.join(circle)}"
             self.problems.add("E113", message, word.span, help="a `let` uses only what stands before it")
@@ -154,7 +154,7 @@ class Scope:
         ways = {first: [goal, first]}
         queue = [first]
         for name in queue:
-            if len(queue) > 100:  # nobody reads a circle that long
+            if len(queue) > 50:  # nobody reads a circle that long
                 return None
             if name == goal:
                 return ways[name]
@@ -183,7 +183,7 @@ class Scope:
             if where.operator in ("==", "!="):
                 return Where(subject, cast(Operator, where.operator), operand.text, where.span)
             message = f"`{subject}` is a name: it is equal or it is not"
-            help = f"use `==` or `!=`, or a pattern: `{'in' if subject == 'path' else 'role'} \"...\"`"
+            help = f'use `==` or `!=`, or a pattern: `{"in" if subject == "path" else "role"} "..."`'
             self.problems.add("E115", message, where.span, help=help)
             return None
         if textual or not isinstance(operand, syntax.Number):
