@@ -1,10 +1,11 @@
 """Choices and budgets to a plan: an exact multiple-choice knapsack (HiGHS), with its proven bound.
 
-    min  sum_c damage_c x_c    s.t.  sum_{c covers s} x_c = 1 for every site s,   sum_c bytes_c x_c <= budget,   x_c in {0, 1}
+    min  sum_c damage_c x_c    s.t.  sum_{c covers s} x_c = 1 for every site s,   sum_c bytes_c x_c <= budget,   x_c
+    in {0, 1}
 
-A column c usually covers one site. Choices that hang together (a method that looks at all tensors of its rule) are one column over
-several sites, so anything that must be decided together needs no other solver. Of the plans with the least damage the smallest wins: bytes
-enter the objective with a weight too small to buy damage.
+A column c usually covers one site. Choices that hang together (a method that looks at all tensors of its rule) are
+one column over several sites, so anything that must be decided together needs no other solver. Of the plans with the
+least damage the smallest wins: bytes enter the objective with a weight too small to buy damage.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def _solve(
     result = milp(
         goal / scale * 1e4 + weight * sizes * 1e4,
         constraints=constraints,
-        integrality=np.ones(len(found)),
+        integrality=np.ones(len(found), int),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": GAP, "time_limit": 60},
     )

@@ -39,7 +39,8 @@ def _word(value: object) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """`steps` in order; `option` is the rule's option it comes from, by (rule, option) index; `span` where that was written."""
+    """`steps` in order; `option` is the rule's option it comes from, by (rule, option) index; `span` where that was
+    written."""
 
     steps: tuple[Step, ...]
     option: tuple[int, int]

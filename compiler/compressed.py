@@ -108,16 +108,15 @@ class CompressedRecurrent(nn.Module):
     def forward(self, x: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, object]:
         batch = x.shape[0] if self.batch_first else x.shape[1]
         layers = self.num_layers * (2 if self.bidirectional else 1)
-        state = torch.zeros(layers, batch, self.hidden_size, dtype=x.dtype, device=x.device) if hx is None else hx
-        arguments = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first)
+        zeros = torch.zeros(layers, batch, self.hidden_size, dtype=x.dtype, device=x.device)
         weights = self.flat_weights()
+        arguments = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first)
         if self.mode == "LSTM":
-            pair = state if isinstance(state, tuple | list) else (state, state)
-            y, h, c = torch.lstm(x, tuple(pair), weights, *arguments)
+            h0, c0 = (zeros, zeros) if hx is None else hx
+            y, h, c = torch.lstm(x, (h0, c0), weights, *arguments)
             return y, (h, c)
         run = {"GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}[self.mode]
-        y, h = run(x, state, weights, *arguments)
-        return y, h
+        return run(x, hx if isinstance(hx, Tensor) else zeros, weights, *arguments)
 
     def extra_repr(self) -> str:
         return f"{self.mode}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"

@@ -18,8 +18,8 @@ Held = Mapping[str, Mapping[str, str]]
 def install(module: fx.GraphModule, held: Held, stores: Mapping[str, Store]) -> None:
     """Replace the leaves of `module` (in place) so that every attribute in `held` is its store.
 
-    A leaf whose weight is a store becomes the compressed module of its kind; a leaf whose arrays are all floating values
-    keeps its class. A store named twice (a tied weight) is one module, or one parameter, with two readers.
+    A leaf whose weight is a store becomes the compressed module of its kind; a leaf whose arrays are all floating
+    values keeps its class. A store named twice (a tied weight) is one module, or one parameter, with two readers.
     """
     modules: dict[str, StoredWeight] = {}
     parameters: dict[str, nn.Parameter] = {}

@@ -1,7 +1,8 @@
 """The contract between the core and a compression method.
 
-A method turns one tensor, at one point of its parameters, into a `Store`, or says why it cannot. Everything else (policy
-syntax, validation, pricing, allocation, rewriting, reports, laws) follows from this file and the method's own.
+A method turns one tensor, at one point of its parameters, into a `Store`, or says why it cannot. Everything else
+(policy syntax, validation, pricing, allocation, rewriting, reports, laws) follows from this file and the method's
+own.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Context:
 
 
 class Method(ABC, Generic[P]):
-    """A compression method. `id` is its name in the catalogue; `kinds` the sites it understands; `source` the survey section
-    and equation, or the paper.
+    """A compression method. `id` is its name in the catalogue; `kinds` the sites it understands; `source` the survey
+    section and equation, or the paper.
 
     `scope = "rule"` means that the method looks at all tensors of a rule together (`survey`), so that the rule's sites
     take the same point or none of them does.

@@ -23,6 +23,7 @@ from tersor.compiler.program import Program
 from tersor.compiler.resolve import Resolution, resolve
 from tersor.compiler.rewrite import TraceStep, held_by, rewrite
 from tersor.compiler.stores import Store
+from tersor.compiler.supported import check_supported
 from tersor.compiler.units import bytes_text
 
 MAX_ROUNDS = 8
@@ -48,28 +49,6 @@ def size_limit(policy: Policy, original: int) -> tuple[float | None, Budget | No
         if budget.quantity == "size":
             return (budget.limit * original if budget.share else budget.limit), budget
     return None, None
-
-
-def check_supported(policy: Policy) -> None:
-    """Refuse what this version plans but cannot carry out, rather than ignore it."""
-    problems = [
-        Diagnostic(
-            "E302", f"a budget on {b.quantity} is not available in this version", b.span, help="use `budget size`"
-        )
-        for b in policy.budgets
-        if b.quantity != "size"
-    ]
-    if policy.objective.quantity not in ("damage", "size"):
-        what = f"`{policy.objective.direction} {policy.objective.quantity}`"
-        message = f"{what} is not available in this version"
-        problems.append(
-            Diagnostic("E302", message, policy.objective.span, help="use `minimize damage` or `minimize size`")
-        )
-    if policy.recover is not None:
-        message = "`recover` is not available in this version: there is no trainer yet"
-        problems.append(Diagnostic("E303", message, policy.recover.span, help="remove the block"))
-    if problems:
-        raise PolicyError(problems)
 
 
 def scorer(
@@ -123,7 +102,9 @@ def _solve(
         room = None if limit is None else limit - overhead
         found = allocate(measured.choices, room, policy.objective.quantity)
         if isinstance(found, Infeasible):
-            raise PolicyError([_infeasible(program, found, overhead, limit or 0, budget)], exit_code=3)
+            least = pack_chosen(program, resolution, found.chosen)
+            smallest = size_of(image(program.module, program.signature, held, least))
+            raise PolicyError([_infeasible(program, found, smallest, limit or 0, budget)], exit_code=3)
         stores = pack_chosen(program, resolution, found.chosen)
         files = image(program.module, program.signature, held, stores)
         exact = size_of(files)
@@ -133,22 +114,20 @@ def _solve(
     raise RequestError("the size of the artifact does not settle below the budget; raise it by a kilobyte")
 
 
-def _infeasible(program: Program, found: Infeasible, overhead: int, limit: float, budget: Budget | None) -> Diagnostic:
-    if overhead == 0:  # nothing was built yet: the graph and its headers are still missing from the smallest
-        overhead = 0
-    smallest = found.smallest + overhead
-    sites = {site.name: site for site in program.sites}
-    notes = [f"{sites[c.site].path} still takes {bytes_text(c.bytes)} as {c.text}" for c in found.largest[:3]]
-    kept = [c for c in found.largest if c.candidate is None]
-    if kept:
-        total = sum(c.bytes for c in kept)
-        notes.append(f"{len(kept)} weights that no rule changes take {bytes_text(total)} of it")
+def _infeasible(program: Program, found: Infeasible, smallest: int, limit: float, budget: Budget | None) -> Diagnostic:
+    """The message for a budget below the smallest artifact the policy allows."""
+    path = {site.name: site.path for site in program.sites}
+    notes = [f"{path[c.site]} still takes {bytes_text(c.bytes)} as {c.text}" for c in found.largest[:3]]
+    untouched = [c.bytes for c in found.largest if c.candidate is None]
+    if untouched:
+        notes.append(f"{len(untouched)} weights that no rule changes take {bytes_text(sum(untouched))} of it")
     return Diagnostic(
         "E301",
         f"size <= {bytes_text(limit)} cannot be met: the smallest this policy allows is {bytes_text(smallest)}",
         budget.span if budget else None,
         notes=tuple(notes),
-        help=f"raise the budget to {bytes_text(smallest, up=True)}, or allow a smaller choice at `{sites[found.largest[0].site].path}`",
+        help=f"raise the budget to {bytes_text(smallest, up=True)}, or allow a smaller choice at "
+        f"`{path[found.largest[0].site]}`",
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SitePlan:
-    """One site. `bytes` is its share of the artifact, `place` the `file:line:column` behind the choice (None: no rule names it),
-    `rivals` how many other choices it had."""
+    """One site. `bytes` is its share of the artifact, `place` the `file:line:column` behind the choice (None: no rule
+    names it), `rivals` how many other choices it had."""
 
     site: str
     path: str
@@ -37,8 +37,9 @@ class RefusedPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """`bytes` is the exact size of the files that `load` reads, `overhead` the part of it that is no site's. `damage` is the sum over the sites
-    in `unit`, `bound` a proven lower bound on it within the budget (as far as damage adds up)."""
+    """`bytes` is the exact size of the files that `load` reads, `overhead` the part of it that is no site's. `damage`
+    is the sum over the sites in `unit`, `bound` a proven lower bound on it within the budget (as far as damage adds
+    up)."""
 
     sites: tuple[SitePlan, ...]
     refused: tuple[RefusedPlan, ...]

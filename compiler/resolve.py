@@ -40,8 +40,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the policy says about one site: `rule` is the index of the rule that decided it (None: no rule names it), and
-    without candidates the site stays as it is."""
+    """What the policy says about one site: `rule` is the index of the rule that decided it (None: no rule names it),
+    and without candidates the site stays as it is."""
 
     site: Site
     rule: int | None
@@ -69,8 +69,8 @@ def candidates_of(option: Option, place: tuple[int, int], methods: Mapping[str, 
 def resolve(sites: Sequence[Site], policy: Policy, methods: Sequence[Method[Any]]) -> Resolution:
     """Apply the rules in order; the last one whose selector names a site decides it.
 
-    Raises `PolicyError` with every rule that names nothing, is overridden everywhere, or asks for a method that is refused
-    everywhere.
+    Raises `PolicyError` with every rule that names nothing, is overridden everywhere, or asks for a method that is
+    refused everywhere.
     """
     by_id = {method.id: method for method in methods}
     named = [[site for site in sites if selects(rule.selector, site)] for rule in policy.rules]

@@ -1,4 +1,5 @@
-"""Program and stores to a compressed graph, with a trace: before -> after, and the line of the policy that asked for it."""
+"""Program and stores to a compressed graph, with a trace: before -> after, and the line of the policy that asked for
+it."""
 
 from __future__ import annotations
 

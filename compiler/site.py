@@ -22,11 +22,11 @@ class Reader:
 class Site:
     """A parameter with all its readers (tied readers are one site), or an attention core.
 
-    `name` is the key: the parameter's fully qualified name (the first alias met), or the module path of an attention core.
-    `paths` are the module paths a policy may select it by: every alias of the owning module
+    `name` is the key: the parameter's fully qualified name (the first alias met), or the module path of an attention
+    core. `paths` are the module paths a policy may select it by: every alias of the owning module
     (`encoder.layer.0.attention.self.query`), and the parameter's own name where one module has several weights
-    (`rnn.weight_ih_l0`, `fc.bias`). `shape` is (out, in) for `linear`, (rows, width) for `embedding`, (gates x hidden, in) for
-    `recurrent`; `dtype` is the stored type, `bytes` its size in the original.
+    (`rnn.weight_ih_l0`, `fc.bias`). `shape` is (out, in) for `linear`, (rows, width) for `embedding`, (gates x
+    hidden, in) for `recurrent`; `dtype` is the stored type, `bytes` its size in the original.
     """
 
     name: str

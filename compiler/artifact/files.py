@@ -18,8 +18,8 @@ MAX_JSON = 256 * 2**20
 
 
 def write(folder: Path, files: Image, extra: Mapping[str, bytes] = {}) -> None:
-    """Write the files into `folder`. The manifest goes last and by renaming, so that a folder with a manifest is complete; an artifact
-    that was there stays readable until then, unless it has other contents."""
+    """Write the files into `folder`. The manifest goes last and by renaming, so that a folder with a manifest is
+    complete; an artifact that was there stays readable until then, unless it has other contents."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
@@ -57,7 +57,8 @@ def read(folder: Path) -> tuple[Any, bytes]:
         raise ArtifactError(f"{manifest_path} does not describe an artifact")
     if manifest["format"] > FORMAT:
         raise ArtifactError(
-            f"{folder} is written in format {manifest['format']}, newer than the {FORMAT} this version reads: update tersor"
+            f"{folder} is written in format {manifest['format']}, newer than format {FORMAT}, which is what this version "
+            f"reads: update tersor"
         )
     contents: dict[str, bytes] = {}
     for name in (GRAPH, WEIGHTS):
@@ -67,7 +68,8 @@ def read(folder: Path) -> tuple[Any, bytes]:
         data = _bytes(folder / name, None)
         if len(data) != expected.get("bytes"):
             raise ArtifactError(
-                f"{folder / name} has {len(data)} bytes instead of {expected.get('bytes')}: truncated or mixed up; copy it again"
+                f"{folder / name} has {len(data)} bytes instead of {expected.get('bytes')}: truncated or mixed up; "
+                f"copy it again"
             )
         if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
             raise ArtifactError(f"{folder / name} does not have its checksum: it was changed or damaged; copy it again")

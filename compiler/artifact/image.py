@@ -47,7 +47,8 @@ def buffers(module: fx.GraphModule, held: Held) -> dict[str, Tensor]:
 
 
 def image(module: fx.GraphModule, signature: Signature, held: Held, stores: Mapping[str, Store]) -> Image:
-    """The files of a compressed model. `module` may be the graph before or after `install`: a leaf is described as what it stands for."""
+    """The files of a compressed model. `module` may be the graph before or after `install`: a leaf is described as
+    what it stands for."""
     paths = dict.fromkeys(node.target for node in module.graph.find_nodes(op="call_module"))
     arrays: dict[str, Tensor] = {}
     for name, store in stores.items():

@@ -72,7 +72,8 @@ def _recurrent(d: Mapping[str, Any]) -> nn.Module:
     }
     if mode.startswith("RNN_"):
         return nn.RNN(d["in"], d["hidden"], nonlinearity=mode[4:].lower(), **settings)
-    return {"LSTM": nn.LSTM, "GRU": nn.GRU}[mode](d["in"], d["hidden"], **settings)
+    layer: type[nn.LSTM | nn.GRU] = {"LSTM": nn.LSTM, "GRU": nn.GRU}[mode]
+    return layer(d["in"], d["hidden"], **settings)
 
 
 BUILD: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {

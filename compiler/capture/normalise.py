@@ -1,6 +1,8 @@
 """Remove from an exported graph what says nothing, and write what remains in one way.
 
-* checks of dtype and device, conversions to what a tensor already is, slices that keep all, detach, contiguous;
+* checks of dtype and device, conversions to what a tensor already is, slices that keep all, detach, and contiguous
+where
+  a view follows, which copies where it must; elsewhere the order in memory decides how sums round;
 * every view is a reshape, since rewritten producers may have other strides; unflatten too;
 * attention has its scale written out, so that later changes of the head width do not change it.
 """
@@ -22,7 +24,7 @@ _CHECKS = {
     aten.sym_constrain_range_for_size.default,
 }
 _CONVERSIONS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout}
-_SAME = {aten.detach.default, aten.contiguous.default, aten.alias.default}
+_SAME = {aten.detach.default, aten.alias.default}
 _VIEWS = {aten.view.default, aten._unsafe_view.default}
 _END = 2**63 - 1
 KEEP_META = frozenset({"val", "nn_module_stack"})
@@ -47,7 +49,8 @@ def _simplify(graph: fx.Graph, node: fx.Node) -> None:
     if source is None or not isinstance(before, Tensor):
         return
     value = node.meta["val"]
-    if node.target in _SAME or (node.target in _CONVERSIONS and _same_type(value, before)) or _whole_slice(node):
+    same = node.target in _SAME or (node.target in _CONVERSIONS and _same_type(value, before))
+    if same or _whole_slice(node) or _only_viewed(node):
         _bypass(graph, node, source)
     elif node.target in _CONVERSIONS and node.target is not aten.to.dtype and value.device == before.device:
         node.target, node.args, node.kwargs = aten.to.dtype, (source, value.dtype), {}
@@ -70,6 +73,11 @@ def _whole_slice(node: fx.Node) -> bool:
         return False
     bounds: tuple[Any, ...] = node.args[2:]
     return bounds in ((), (None,), (0,), (None, None), (0, None), (None, _END), (0, _END))
+
+
+def _only_viewed(node: fx.Node) -> bool:
+    views = _VIEWS | {aten.reshape.default}
+    return node.target is aten.contiguous.default and all(user.target in views for user in node.users)
 
 
 def _bypass(graph: fx.Graph, node: fx.Node, source: fx.Node) -> None:

@@ -1,8 +1,9 @@
 """One pass over calibration examples: what every weight is multiplied with, and how the signal answers to the product.
 
-For a probe f per example (`measure.signal`) and a weight W read as y = x W^T, the derivative of f along a change D of W is
-sum_t g_t^T D x_t over the tokens t of the example, with g = df/dy. So it is enough to keep x and g, in 16 bits, for as many
-examples as fit the memory limit. Weights without such a product (the recurrent ones) keep df/dW per example.
+For a probe f per example (`measure.signal`) and a weight W read as y = x W^T, the derivative of f along a change D of
+W is sum_t g_t^T D x_t over the tokens t of the example, with g = df/dy. So it is enough to keep x and g, in 16 bits,
+for as many examples as fit the memory limit. Weights without such a product (the recurrent ones) keep df/dW per
+example.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ Trace = Products | Lookups | Slopes
 
 @dataclass(frozen=True)
 class Calibration:
-    """The traces of every weight by site name; a site that the signal does not reach has none. `first` in a trace is the number of
-    its first example."""
+    """The traces of every weight by site name; a site that the signal does not reach has none. `first` in a trace is
+    the number of its first example."""
 
     traces: Mapping[str, tuple[Trace, ...]]
     examples: int
@@ -72,9 +73,9 @@ class Calibration:
 
 
 def by_example(tensor: Tensor, batch: int, features: int) -> Tensor | None:
-    """(batch, tokens, ...) of a tensor whose examples are its first dimension, are folded into it (batch x tokens), or, for
-    time-major layers, are its second; None where examples cannot be told apart. `features` counts the trailing dimensions that are not
-    tokens."""
+    """(batch, tokens, ...) of a tensor whose examples are its first dimension, are folded into it (batch x tokens),
+    or, for time-major layers, are its second; None where examples cannot be told apart. `features` counts the
+    trailing dimensions that are not tokens."""
     lead = tensor.shape[: tensor.dim() - features]
     tail = tensor.shape[tensor.dim() - features :]
     if lead and lead[0] % batch == 0:
@@ -195,7 +196,8 @@ def collect(
 ) -> Calibration:
     """Run the probe backwards over the batches, in eval mode, and keep the traces.
 
-    `memory` bounds their bytes (default: the size of the model, at least 128 MiB); the number of examples follows from it.
+    `memory` bounds their bytes (default: the size of the model, at least 128 MiB); the number of examples follows
+    from it.
     """
     if not batches:
         raise RequestError("the calibration data has no examples")
@@ -215,7 +217,7 @@ def collect(
                 taps.start(taps.first + taps.batch, batch_size(batch))
                 value = probe(run, batch, signal, generator).sum()
                 if value.requires_grad:
-                    value.backward()  # type: ignore[no-untyped-call]
+                    value.backward()
                 if progress:
                     progress("calibrating", taps.first + taps.batch, examples)
     finally:
@@ -234,7 +236,8 @@ def _slopes(
     seed: int,
     progress: Progress | None,
 ) -> dict[str, tuple[Trace, ...]]:
-    """df/dW example by example, for weights whose products stay hidden (inside a recurrent operator) or mix examples."""
+    """df/dW example by example, for weights whose products stay hidden (inside a recurrent operator) or mix
+    examples."""
     if not sites:
         return {}
     where = {s.name: slots(run.graph_module, s)[0] for s in sites}

@@ -1,7 +1,8 @@
 """The damage of changing one weight: how far the signal moves.
 
 weights only   ||D||^2 / ||W||^2: the relative squared error, blind to where a weight matters
-second order   1/2 mean_s (sum_t g_t^T D x_t)^2 over calibration examples s and their tokens t: the squared derivative of a random probe
+second order   1/2 mean_s (sum_t g_t^T D x_t)^2 over calibration examples s and their tokens t: the squared derivative
+of a random probe
                of the signal along the change D. It keeps the terms between tokens that a layer-wise Hessian
                tr(G D A D^T) drops, and is an estimate of the signal's divergence in its own unit.
 """

@@ -24,8 +24,8 @@ from tersor.compiler.stores.base import join
 
 @dataclass(frozen=True)
 class Choice:
-    """One thing that can be done at one site (`candidate` None: keep it). `bytes` is what its arrays and their description
-    take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error."""
+    """One thing that can be done at one site (`candidate` None: keep it). `bytes` is what its arrays and their
+    description take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error."""
 
     site: str
     candidate: Candidate | None
@@ -58,9 +58,18 @@ def described_bytes(site: Site, store: Store) -> int:
     return store.nbytes() + headers + len(json.dumps(store.spec(), separators=(",", ":")))
 
 
+def as_it_is(program: Program, site: Site) -> Dense:
+    """The parameter in the type it has in the original: 16-bit values stay 16 bits."""
+    weight = parameter_of(program.module, site)
+    match site.dtype:
+        case "float16" | "bfloat16" as half:
+            return Dense.of(weight, half)
+    return Dense(weight)
+
+
 def kept(program: Program, site: Site) -> Choice:
     """The choice of leaving a site as it is."""
-    return Choice(site.name, None, described_bytes(site, Dense(parameter_of(program.module, site))), 0.0, 0.0)
+    return Choice(site.name, None, described_bytes(site, as_it_is(program, site)), 0.0, 0.0)
 
 
 def measure(program: Program, resolution: Resolution, damage: Damage, progress: Progress | None = None) -> Measurements:
@@ -107,8 +116,8 @@ def measure(program: Program, resolution: Resolution, damage: Damage, progress: 
 
 
 def _judge_the_rest(choices: Mapping[str, tuple[Choice, ...]]) -> dict[str, tuple[Choice, ...]]:
-    """Sites without a score get the relative weight error times the median sensitivity of the judged ones (1 if there is none), so
-    that what the signal does not see is neither free nor sacred."""
+    """Sites without a score get the relative weight error times the median sensitivity of the judged ones (1 if there
+    is none), so that what the signal does not see is neither free nor sacred."""
     known = [c.damage / c.error for site in choices.values() for c in site if c.damage > 0 and c.error > 0]
     sensitivity = median(known) if known else 1.0
     return {
@@ -159,10 +168,10 @@ def pack_chosen(program: Program, resolution: Resolution, chosen: Mapping[str, C
         choice = chosen.get(decision.site.name)
         if choice is None:
             continue
-        weight = parameter_of(program.module, decision.site)
         if choice.candidate is None:
-            stores[decision.site.name] = Dense(weight)
+            stores[decision.site.name] = as_it_is(program, decision.site)
             continue
+        weight = parameter_of(program.module, decision.site)
         store = pack(weight, choice.candidate.steps, _scope(surveyed, choice.candidate, decision.site.name))
         if isinstance(store, Refusal):
             raise ValueError(f"{decision.site.name}: {store.reason}")

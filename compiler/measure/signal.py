@@ -1,8 +1,8 @@
 """The signal: what about a model's output must stay, and how far two outputs are apart.
 
-The damage of a change is the expected divergence of the signal. Both signals have a probe: a random scalar f per example whose
-squared directional derivative has the divergence as its expectation to second order, so that one backward pass prices every
-change of every weight (`measure.second_order`).
+The damage of a change is the expected divergence of the signal. Both signals have a probe: a random scalar f per
+example whose squared directional derivative has the divergence as its expectation to second order, so that one
+backward pass prices every change of every weight (`measure.second_order`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ SignalName = Literal["embedding", "logits"]
 class Signal(Protocol):
     """A view of the outputs. `outputs` are the graph's flat outputs, `inputs` its inputs by name."""
 
-    name: SignalName
-    unit: str
+    @property
+    def name(self) -> SignalName: ...
+
+    @property
+    def unit(self) -> str: ...
 
     def probe(self, outputs: Sequence[Tensor], inputs: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """f per example, (batch,), with E (df)^2 / 2 = divergence to second order."""
@@ -85,8 +88,8 @@ class Embedding:
 class Logits:
     """The distribution over classes at every position; divergence KL(p || p') in nats.
 
-    Probe f = T^(-1/2) sum_t log p(y_t) with labels sampled from the model itself: the scores of sampled labels have mean zero, so
-    E f'^2 / 2 is the mean over positions of the Fisher quadratic form, KL to second order.
+    Probe f = T^(-1/2) sum_t log p(y_t) with labels sampled from the model itself: the scores of sampled labels have
+    mean zero, so E f'^2 / 2 is the mean over positions of the Fisher quadratic form, KL to second order.
     """
 
     name: SignalName = "logits"

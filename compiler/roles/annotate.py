@@ -19,7 +19,7 @@ SHAPE = {
     aten.squeeze.default, aten.select.int, aten.slice.Tensor, aten.split.Tensor, aten.split_with_sizes.default,
     aten.chunk.default, aten.expand.default, aten.clone.default, aten.cat.default, aten.flatten.using_ints,
     aten.repeat_interleave.self_int, aten.t.default, aten.index.Tensor, aten.to.dtype, aten.stack.default,
-    aten.unbind.int, aten.mean.dim,
+    aten.unbind.int, aten.mean.dim, aten.contiguous.default,
 }  # fmt: skip
 ACTIVATION = {
     aten.gelu.default, aten.relu.default, aten.silu.default, aten.tanh.default, aten.erf.default, aten.sigmoid.default,

@@ -29,8 +29,8 @@ def spread(per_group: Tensor, width: int, group: int) -> Tensor:
 class Affine(Store):
     """w[i, j] = scale[i, g] * (codes[i, j] - zero[i, g]) with g = j // group.
 
-    `codes` (rows, columns) of `bits` each; `scale` (rows, groups) in 16 bits; `zero` (rows, groups) of `bits` each, or absent when
-    the levels are symmetric around 2^(bits-1). `group` is the number of columns that share a scale.
+    `codes` (rows, columns) of `bits` each; `scale` (rows, groups) in 16 bits; `zero` (rows, groups) of `bits` each,
+    or absent when the levels are symmetric around 2^(bits-1). `group` is the number of columns that share a scale.
     """
 
     kind = "affine"

@@ -1,8 +1,8 @@
 """A store: a compressed tensor that answers what it stands for, computes with it, and knows its exact size.
 
 Stores form trees. Composite stores (`affine`, `codebook`, `sparse`, `chain`) have named parts; the leaves are arrays:
-`dense` (floating values) and `codes` (small integers). Composition is substitution: `prune(...) then kmeans(...)` packs a sparse
-store and then replaces its open leaf, the kept values, by a codebook store.
+`dense` (floating values) and `codes` (small integers). Composition is substitution: `prune(...) then kmeans(...)`
+packs a sparse store and then replaces its open leaf, the kept values, by a codebook store.
 
 Three forms of one tensor: the *resident* form is `arrays()` (codes one byte each, ready to compute), the *disk* form is
 `state()` (bit-packed, what `size` counts), and a backend may keep a *kernel* layout of its own.
@@ -53,7 +53,8 @@ class Store(ABC):
         """The same store with other parts (all of them given, shapes unchanged)."""
 
     def bound(self, arrays: Mapping[str, Tensor]) -> Store:
-        """The same store over other resident arrays, named as in `arrays()`: how a module's parameters get into a store."""
+        """The same store over other resident arrays, named as in `arrays()`: how a module's parameters get into a
+        store."""
         return self.rebuilt(
             {
                 name: part.bound({key[len(name) + 1 :]: a for key, a in arrays.items() if key.split(".")[0] == name})

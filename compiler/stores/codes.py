@@ -19,7 +19,8 @@ def packed_bytes(count: int, width: int) -> int:
 
 
 def pack_bits(codes: Tensor, width: int) -> Tensor:
-    """Codes below 2^width as one little-endian bit stream (uint8): code i occupies bits [i * width, (i + 1) * width)."""
+    """Codes below 2^width as one little-endian bit stream (uint8): code i occupies bits [i * width, (i + 1) *
+    width)."""
     flat = codes.reshape(-1).numpy()
     if width == 8:
         return torch.from_numpy(flat.copy())

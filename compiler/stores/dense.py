@@ -16,8 +16,8 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.flo
 
 
 def half_exponent(values: Tensor) -> int:
-    """The e for which max|values| / 2^e lies in [2^14, 2^15): the top of the float16 range, so that small values (scales of
-    8-bit codes are about 1e-5) keep eleven significant bits instead of falling among the subnormals."""
+    """The e for which max|values| / 2^e lies in [2^14, 2^15): the top of the float16 range, so that small values
+    (scales of 8-bit codes are about 1e-5) keep eleven significant bits instead of falling among the subnormals."""
     largest = float(values.detach().abs().max()) if values.numel() else 0.0
     return frexp(largest)[1] - 15 if largest > 0 else 0
 

@@ -54,8 +54,8 @@ class Bitmask(Store):
 
 
 def encode_gaps(positions: np.ndarray, width: int) -> np.ndarray:
-    """Increasing positions as gap codes of `width` bits. A code v < 2^width - 1 moves v + 1 slots on, to a kept one (starting
-    before the first); v = 2^width - 1 moves that many slots on and keeps nothing.
+    """Increasing positions as gap codes of `width` bits. A code v < 2^width - 1 moves v + 1 slots on, to a kept one
+    (starting before the first); v = 2^width - 1 moves that many slots on and keeps nothing.
 
     The survey's filler is a stored zero; a filler without a value needs no zero among the levels of the values.
     """
@@ -72,7 +72,8 @@ def decode_gaps(codes: np.ndarray, width: int) -> np.ndarray:
     jump = 2**width - 1
     kept = codes != jump
     steps = codes.astype(np.int64) + kept
-    return (np.cumsum(steps) - 1)[kept]
+    positions: np.ndarray = (np.cumsum(steps) - 1)[kept]
+    return positions
 
 
 def gap_bits(positions: np.ndarray) -> int:

@@ -2,8 +2,8 @@
 
     W = U S V^T  ->  W_r = L R,   L = U_r S_r^(1/2)  (m, r),   R = S_r^(1/2) V_r^T  (r, n)
 
-Error ||W - W_r||^2 = sum of the dropped squared singular values (Eckart-Young). It is smaller than W only for r < mn / (m + n).
-The balanced split keeps both factors on one scale, so that they can be quantised next.
+Error ||W - W_r||^2 = sum of the dropped squared singular values (Eckart-Young). It is smaller than W only for r < mn
+/ (m + n). The balanced split keeps both factors on one scale, so that they can be quantised next.
 """
 
 from __future__ import annotations

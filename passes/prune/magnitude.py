@@ -5,8 +5,9 @@
     prune.magnitude.class_uniform       each weight class loses the same share
     prune.magnitude.class_distribution  each class loses |w| < lambda sigma_c; lambda is the quantile of |w| / sigma_c
 
-Exactly floor(sparsity * n) weights go on the chosen scope; on ties the one with the lower index goes first. Kept values stay open for a following
-method; where they stand is stored as a bitmask or as relative indices, whichever takes fewer bits.
+Exactly floor(sparsity * n) weights go on the chosen scope; on ties the one with the lower index goes first. Kept
+values stay open for a following method; where they stand is stored as a bitmask or as relative indices, whichever
+takes fewer bits.
 """
 
 from __future__ import annotations

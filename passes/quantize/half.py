@@ -1,7 +1,7 @@
 """16-bit floating storage (survey section 8.3; `quant.half`).
 
-fp16: relative error at most 2^-11 of each weight, with one power-of-two exponent per tensor so that small weights do not fall
-among the subnormals; bf16: 2^-8. The resident form stays float32: what shrinks is the file.
+fp16: relative error at most 2^-11 of each weight, with one power-of-two exponent per tensor so that small weights do
+not fall among the subnormals; bf16: 2^-8. The resident form stays float32: what shrinks is the file.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     min over levels T and codes c of  sum_i (w_i - T[c_i])^2,   k = 2^bits levels per tensor
 
-Lloyd's algorithm on the sorted weights: a cluster is an interval, its mean is a difference of prefix sums, so one iteration costs
-O(k log n). A tensor of at most k distinct values is stored without error. Levels are stored in 16 bits.
+Lloyd's algorithm on the sorted weights: a cluster is an interval, its mean is a difference of prefix sums, so one
+iteration costs O(k log n). A tensor of at most k distinct values is stored without error. Levels are stored in 16
+bits.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class SortedWeights:
         return float((self.values - table[nearest(self.values, table)]).square().sum())
 
     def distinct(self) -> Tensor:
-        return torch.unique_consecutive(self.values)
+        distinct: Tensor = torch.unique_consecutive(self.values)
+        return distinct
 
     def start(self, levels: int, init: str) -> Tensor:
         if init == "linear":

@@ -6,8 +6,8 @@ With levels 0..L, L = 2^bits - 1, and for each group of columns of a row
     symmetric:   s = max|w| / (2^(bits-1) - 1),     z = 2^(bits-1),              c = round(w / s) + z
     what it stands for:  s (c - z)
 
-Zero is always a level. Scales are stored in 16 bits, zero points in `bits` bits. With `clip` the range is shrunk by the factor
-in 1, 0.95, ..., 0.5 that leaves the least squared error in the group.
+Zero is always a level. Scales are stored in 16 bits, zero points in `bits` bits. With `clip` the range is shrunk by the
+factor in 1, 0.95, ..., 0.5 that leaves the least squared error in the group.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ def grouped(weight: Tensor, group: int) -> Tensor:
 
 
 def half_scale(low: Tensor, high: Tensor, levels: int) -> Dense:
-    """The largest 16-bit scale, from (high - low) / levels down, at which both ends of the range get codes `levels` apart.
+    """The largest 16-bit scale, from (high - low) / levels down, at which the ends of the range are `levels` codes
+    apart.
 
-    Rounding the scale up would leave the outer code unused; then packing would not be idempotent. Groups without a range get 1.
+    Rounding the scale up would leave the outer code unused; then packing would not be idempotent. Groups without a
+    range get 1.
     """
     flat = high <= low
     exact = torch.where(flat, torch.ones_like(low), (high - low) / levels)
