@@ -102,9 +102,13 @@ def _solve(
         room = None if limit is None else limit - overhead
         found = allocate(measured.choices, room, policy.objective.quantity)
         if isinstance(found, Infeasible):
-            least = pack_chosen(program, resolution, found.chosen)
-            smallest = size_of(image(program.module, program.signature, held, least))
-            raise PolicyError([_infeasible(program, found, smallest, limit or 0, budget)], exit_code=3)
+            stores = pack_chosen(program, resolution, found.chosen)
+            files = image(program.module, program.signature, held, stores)
+            smallest = size_of(files)
+            if limit is None or smallest > limit:
+                raise PolicyError([_infeasible(program, found, smallest, limit or 0, budget)], exit_code=3)
+            damage = sum(c.damage for c in found.chosen.values())  # only the estimate of the overhead was too high
+            return Allocation(found.chosen, found.smallest, damage, 0.0), stores, files
         stores = pack_chosen(program, resolution, found.chosen)
         files = image(program.module, program.signature, held, stores)
         exact = size_of(files)
