@@ -132,7 +132,12 @@ budgets = st.fixed_dictionaries(
             Budget, st.just("latency"), st.floats(1e-9, 1e4), st.just(False), st.sampled_from([(), (("batch", 3),)])
         ),
         "metric": st.builds(
-            Budget, st.just("metric"), st.floats(-1e6, 1e6), st.booleans(), st.just(()), st.sampled_from([None, "a.b:c"])
+            Budget,
+            st.just("metric"),
+            st.floats(-1e6, 1e6),
+            st.booleans(),
+            st.just(()),
+            st.sampled_from([None, "a.b:c"]),
         ),
     },
 ).map(lambda found: tuple(found.values()))
