@@ -103,7 +103,7 @@ def llama() -> Built:
 def t5() -> Built:
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    config = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}
     example = text() | {"decoder_input_ids": ids(2, 6)}
     return _seeded(lambda: T5ForConditionalGeneration(T5Config(**config, tie_word_embeddings=True))), example
 

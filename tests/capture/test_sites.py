@@ -1,0 +1,88 @@
+"""Sites: each parameter once, with every reader, and the leaf a later rewrite will swap."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from zoo import ZOO
+
+from tersor.compiler.capture import capture
+from tersor.compiler.site import Reader
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_parameter_is_one_site(captured, name):
+    model, _, program = captured(name)
+    sites = [site for site in program.sites if site.kind != "attention"]
+    assert sorted(site.name for site in sites) == sorted(n for n, _ in model.named_parameters())
+    sizes = {n: p.numel() * p.element_size() for n, p in model.named_parameters()}
+    assert {site.name: site.bytes for site in sites} == sizes
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_readers_are_leaves_that_hold_the_parameter(captured, name):
+    model, _, program = captured(name)
+    calls = [n.target for n in program.module.graph.find_nodes(op="call_module")]
+    raw = dict(program.raw.named_parameters(remove_duplicate=False))
+    for site in program.sites:
+        for reader in site.readers:
+            leaf = program.module.get_submodule(reader.path)
+            assert calls.count(reader.path) > reader.call
+            if site.kind in ("linear", "embedding"):
+                assert tuple(leaf.weight.shape) == site.shape
+                own = raw[next(n for n, _ in model.named_parameters() if n == site.name)]
+                assert leaf.weight.data_ptr() == own.data_ptr()
+
+
+def test_tied_weights_are_one_site_with_all_its_aliases(captured):
+    _, _, program = captured("t5")
+    site = next(s for s in program.sites if s.name == "shared.weight")
+    assert site.paths == ("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
+    assert site.readers == (Reader("encoder.embed_tokens"), Reader("decoder.embed_tokens"), Reader("lm_head"))
+    leaves = [program.module.get_submodule(r.path) for r in site.readers]
+    assert len({id(leaf.weight) for leaf in leaves}) == 1
+    assert [type(leaf).__name__ for leaf in leaves] == ["Embedding", "Embedding", "Linear"]
+
+
+def test_a_shared_layer_has_several_calls(captured):
+    _, _, program = captured("albert")
+    (site,) = [s for s in program.sites if s.role == "ffn.up"]
+    path = "encoder.albert_layer_groups.0.albert_layers.0.ffn"
+    assert site.readers == (Reader(path, 0), Reader(path, 1))
+
+
+def test_a_transposed_weight_is_a_linear_over_the_same_memory(captured):
+    model, _, program = captured("gpt2")
+    site = next(s for s in program.sites if s.path == "transformer.h.0.mlp.c_fc")
+    assert site.shape == (128, 32)
+    weight = program.module.get_submodule(site.path).weight
+    assert torch.equal(weight, model.transformer.h[0].mlp.c_fc.weight.t())
+
+
+def test_changing_a_leaf_changes_every_reader_and_not_the_original(captured):
+    from zoo import lstm_tied
+
+    model, example = lstm_tied()
+    program = capture(model, example)
+    before = model(**example)
+    site = next(s for s in program.sites if s.path == "embed")
+    with torch.no_grad():
+        program.module.get_submodule(site.readers[1].path).weight.zero_()
+    assert torch.equal(program.module.get_submodule("embed").weight, torch.zeros(97, 16))
+    assert torch.equal(model(**example), before)
+
+
+def test_without_copy_the_parameters_are_the_models_own():
+    from zoo import lstm_lm
+
+    model, example = lstm_lm()
+    program = capture(model, example, copy=False)
+    own = {id(p) for p in model.parameters()}
+    assert {id(p) for p in program.module.parameters()} == own
+
+
+def test_no_module_path_lies_inside_another(captured):
+    for name in ("torch_encoder", "multihead", "bert", "albert"):
+        _, _, program = captured(name)
+        paths = sorted({n.target for n in program.module.graph.find_nodes(op="call_module")})
+        assert not any(b.startswith(a + ".") for a in paths for b in paths)
