@@ -37,6 +37,7 @@ _SOURCES = (
     "emitter",
     "layout",
     "microkernels",
+    "quantiser",
     "elementwise",
     "rowkernels",
     "glue_linear",

@@ -10,7 +10,8 @@ from numba import njit, types
 from tersor.backends.numba.elementwise import make_copy, make_indirect_call, make_zero
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import STEP
-from tersor.backends.numba.microkernels import LinearSpec, make_quantiser, make_tile
+from tersor.backends.numba.microkernels import LinearSpec, make_tile
+from tersor.backends.numba.quantiser import make_quantiser
 
 SPEC = LinearSpec("generic", 8, "row", False)
 

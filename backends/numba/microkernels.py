@@ -1,4 +1,4 @@
-"""The two micro-kernels of a quantised linear: quantise a row of activations, and multiply a tile.
+"""The micro-kernel of a quantised linear: a few rows of activations times one panel of weights.
 
 With activations x[m, k] ~ a[m, g] * q[m, k], q in -127..127, and weights w[n, k] = s[n, g] * (code[n, k] - center) +
 shift[n, g]:
@@ -16,14 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 
-from tersor.backends.numba.emitter import F32, I32, Emitter, Value, kernel
-from tersor.backends.numba.features import Level, level_named
+from tersor.backends.numba.emitter import Emitter, Value, kernel
+from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import STEP, Kind
-
-QMAX = 127.0
 
 
 @dataclass(frozen=True)
@@ -38,70 +35,6 @@ class LinearSpec:
     @property
     def name(self) -> str:
         return f"linear_{self.level}_{self.width}_{self.kind}{'_shifted' if self.shifted else ''}"
-
-
-def record_bytes(groups: int) -> int:
-    """Size of a row's record."""
-    return 12 * groups + 4
-
-
-def make_quantiser(level: Level) -> Any:
-    """quantise(x, q, record, spans, groups_per_span, group, center): one row of `spans * groups_per_span * group`
-    floats.
-
-    A span has one scale, max |x| / 127. A span of zeros gets scale 0; NaN or infinity make the scale, and so the
-    output, NaN or infinite.
-    """
-
-    @kernel(level, 7)
-    def quantise(
-        e: Emitter, x: Value, q: Value, record: Value, spans: Value, per_span: Value, group: Value, center: Value
-    ) -> None:
-        b = e.b
-        lanes = level.lanes
-        vectors = b.sdiv(group, ir.Constant(group.type, lanes))
-        groups = b.mul(spans, per_span)
-        plane = e.times(groups, 4)
-        negated = b.neg(b.trunc(center, I32))
-
-        def span_body(span: Value, carried: list[Value]) -> list[Value]:
-            first = b.mul(span, per_span)
-            start = b.mul(first, group)
-
-            def largest(i: Value, found: list[Value]) -> list[Value]:
-                address = e.at(x, e.times(start, 4), e.times(i, 4 * lanes))
-                return [e.maximum_int(found[0], e.absolute_bits(e.load_floats(address)))]
-
-            bits = e.loop(b.mul(vectors, per_span), [e.int_vector(0)], largest)[0]
-            peak = b.bitcast(e.reduce_maximum_int(bits), F32)
-            scale = b.fdiv(peak, F32(QMAX))
-            inverse = b.select(b.fcmp_ordered(">", peak, F32(0.0)), b.fdiv(F32(QMAX), peak), F32(0.0))
-            factor = e.splat(inverse)
-
-            def group_body(g: Value, total: list[Value]) -> list[Value]:
-                index = b.add(first, g)
-                offset = b.mul(index, group)
-
-                def round_vector(i: Value, sums: list[Value]) -> list[Value]:
-                    place = b.add(offset, e.times(i, lanes))
-                    rounded = e.to_int(b.fmul(e.load_floats(e.at(x, e.times(place, 4))), factor))
-                    e.store(e.at(q, place), b.trunc(rounded, e.narrow))
-                    return [b.add(sums[0], rounded)]
-
-                count = e.reduce_add_int(e.loop(vectors, [e.int_vector(0)], round_vector)[0])
-                slot = e.at(record, e.times(index, 4))
-                weighted = b.fmul(scale, b.sitofp(count, F32))
-                e.store(slot, b.mul(negated, count))
-                e.store(e.at(slot, plane), scale)
-                e.store(e.at(slot, plane, plane), weighted)
-                return [b.fadd(total[0], weighted)]
-
-            return e.loop(per_span, carried, group_body)
-
-        total = e.loop(spans, [F32(0.0)], span_body)[0]
-        e.store(e.at(record, e.times(plane, 3)), total)
-
-    return quantise
 
 
 def _unpacked(e: Emitter, vector: Value, width: int, in_place: bool) -> list[Value]:
@@ -224,7 +157,7 @@ def _operands(
     plane = e.times(groups, 4)
     records = [e.at(record, e.times(stride, m)) for m in range(t.rows)]
     return _Operands(
-        q=[e.at(q, e.times(q_stride, m)) for m in range(t.rows)],
+        q=[e.opaque(e.at(q, e.times(q_stride, m))) for m in range(t.rows)],
         start=records,
         scale=[e.at(r, plane) for r in records],
         weighted=[e.at(r, plane, plane) for r in records],

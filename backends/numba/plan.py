@@ -12,7 +12,7 @@ from tersor.backends.numba.build import activation_address, linear_kernel
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import Layout
-from tersor.backends.numba.microkernels import record_bytes
+from tersor.backends.numba.quantiser import record_bytes
 from tersor.backends.numba.threads import spread
 
 _BLOCK_BYTES = 1 << 18  # quantised activations of a row block: half of a 512 KiB second-level cache
