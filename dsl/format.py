@@ -79,16 +79,22 @@ def _gather(tokens: Sequence[Token], first: int, end: int) -> tuple[list[Part], 
 
 def _breaks(statement: syntax.Statement, parts: list[Part]) -> dict[int, int]:
     """The parts that start a line, each with how far it is indented."""
-    if not isinstance(statement, syntax.Recover):
-        long = len(_flat(parts, calls=False)) > WIDTH
-        return dict.fromkeys(_joints(parts), 1) if long else {}
-    items = {item.span.start for item in statement.items}
-    starts = [i for i, part in enumerate(parts) if start_of(part.token) in items]
+    if isinstance(statement, syntax.Recover):
+        items = {item.span.start for item in statement.items}
+        starts = [i for i, part in enumerate(parts) if start_of(part.token) in items]
+        return _cut(parts, starts, len(parts) - 1) | {len(parts) - 1: 0}
+    if len(_flat(parts, calls=False)) <= WIDTH:
+        return {}
+    return _cut(parts, list(_joints(parts)), len(parts))
+
+
+def _cut(parts: list[Part], starts: list[int], end: int) -> dict[int, int]:
+    """Lines that begin at `starts`; what is too long for one line goes on in the next at each `then` and `+`."""
     breaks = dict.fromkeys(starts, 1)
-    for first, behind in pairwise([*starts, len(parts) - 1]):
+    for first, behind in pairwise([*starts, end]):
         if len(_flat(parts[first:behind], calls=True)) > WIDTH - len(INDENT):
-            breaks |= {i: 2 for i in range(first, behind) if parts[i].token.type == "PLUS"}
-    return breaks | {len(parts) - 1: 0}
+            breaks |= {i: 2 for i in range(first, behind) if parts[i].token.type in ("THEN", "PLUS")}
+    return breaks
 
 
 def _joints(parts: list[Part]) -> Iterator[int]:

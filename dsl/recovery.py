@@ -7,7 +7,7 @@ from tersor.dsl import syntax
 from tersor.dsl.names import Methods, fitting
 from tersor.dsl.problems import Problems, listed, place
 from tersor.dsl.spaces import bound_of, point_of, space_of
-from tersor.dsl.uses import arguments_of, check_use
+from tersor.dsl.uses import arguments_of, check_use, too_many
 
 # What each setting must be: a whole number from 1, a number from 0, a share of the whole, or more than 0.
 SETTINGS = {
@@ -59,6 +59,8 @@ def _term(term: syntax.Term, methods: Methods, problems: Problems) -> Term | Non
         return None if use is None else Term(weight, use)
     spaces = [(a.name.text, space_of(a.space, problems)) for a in arguments_of(term.use, problems)]
     sound = tuple((name, space) for name, space in spaces if space is not None)
+    if too_many([space for _, space in sound], term.use.span, problems):
+        return None
     return Term(weight, Use(term.use.method.text, sound, term.use.span))
 
 

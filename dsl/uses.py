@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -44,7 +44,21 @@ def check_option(
     """The meaning of an option, or None with every reason reported."""
     uses = [check_use(use, methods, catalogue, problems) for use in option.uses]
     sound = tuple(use for use in uses if use is not None)
-    return Option(sound, option.span) if len(sound) == len(uses) else None
+    if len(sound) < len(uses) or too_many(
+        [space for use in sound for _, space in use.arguments], option.span, problems
+    ):
+        return None
+    return Option(sound, option.span)
+
+
+def too_many(spaces: Iterable[Space], span: Span, problems: Problems) -> bool:
+    """Reports a search space that nobody can search (E108)."""
+    points = prod(map(count, spaces))
+    if points <= MOST_POINTS:
+        return False
+    message = f"{points:,} points are too many to try" if points < 10**12 else "these are too many points to try"
+    problems.add("E108", message, span, help=f"at most {MOST_POINTS:,}: use sets, or ranges with a larger step")
+    return True
 
 
 def check_use(use: syntax.Use, methods: Methods, catalogue: Collection[str], problems: Problems) -> Use | None:
@@ -62,16 +76,13 @@ def check_use(use: syntax.Use, methods: Methods, catalogue: Collection[str], pro
     model: type[BaseModel] = methods[identifier].Params
     _check_names(use, written, model, problems)
     sound = {name: space for name, space in spaces.items() if space is not None}
-    points = prod(count(space) for space in sound.values())
-    if points > MOST_POINTS:
-        message = f"{points:,} points are too many to try" if points < 10**12 else "these are too many points to try"
-        problems.add("E108", message, use.span, help=f"at most {MOST_POINTS:,}: use sets, or ranges with a larger step")
+    if too_many(sound.values(), use.span, problems):
         return None
     known = [a for a in written if a.name.text in sound and a.name.text in model.model_fields]
     _check_values(use.method.text, known, sound, model, problems)
     if len(sound) < len(use.arguments) or len(problems.found) > before:
         return None
-    if points <= MOST_CHECKED_TOGETHER and not _check_points(use, sound, model, problems):
+    if prod(map(count, sound.values())) <= MOST_CHECKED_TOGETHER and not _check_points(use, sound, model, problems):
         return None
     return Use(identifier, tuple(sound.items()), use.span)
 
@@ -119,7 +130,7 @@ def _check_values(
                 reported.add(span)
                 in_range = isinstance(argument.space, syntax.Range)
                 notes = (f"the range holds {written(value, spaces[name])}",) if in_range else ()
-                problems.add("E106", f"`{name}` of `{method}` {_sentence(errors)}", span, notes=notes)
+                problems.add("E106", f"`{name}` of `{method}`{_sentence(errors)}", span, notes=notes)
 
 
 def _check_points(use: syntax.Use, spaces: dict[str, Space], model: type[BaseModel], problems: Problems) -> bool:
@@ -128,7 +139,7 @@ def _check_points(use: syntax.Use, spaces: dict[str, Space], model: type[BaseMod
         errors = _errors(model, point)
         if errors:
             text = ", ".join(f"{name} = {written(value, spaces[name])}" for name, value in point.items())
-            problems.add("E128", f"`{use.method.text}({text})`: {_sentence(errors)}", use.span)
+            problems.add("E128", f"`{use.method.text}({text})`{_sentence(errors)}", use.span)
             return False
     return True
 
@@ -148,16 +159,17 @@ def _errors(model: type[BaseModel], values: dict[str, Value]) -> list[ErrorDetai
 
 
 def _sentence(errors: list[ErrorDetails]) -> str:
-    """One sentence for all errors of a value: a union of types gives one error for each of its members."""
+    """What follows the name of a parameter: all errors of a value in one (a union of types gives several)."""
     wanted: list[str] = []
     for error in errors:
         context: dict[str, Any] = error.get("ctx", {})
         if error["type"] in ("value_error", "assertion_error"):
-            return str(context["error"])
+            return f": {context['error']}"
         sentence = SENTENCES.get(error["type"])
         unknown = error["msg"][:1].lower() + error["msg"][1:]
         wanted.append(sentence.format(**context).replace("'", "`") if sentence else unknown)
-    return f"must be {' or '.join(dict.fromkeys(wanted))}"
+    kinds = [w for w in dict.fromkeys(wanted) if not (w == "a whole number" and "a number" in wanted)]
+    return f" must be {' or '.join(kinds)}"
 
 
 def written(value: Value, space: Space) -> str:

@@ -221,7 +221,7 @@ let a=linear   # trailing
   # alone
   or(norm)and not   bias
 for a choose uniform(bits={2,  4},group=row)or svd(rank=25 % .. 75%  step 5%)then uniform(bits=8) or
- uniform(bits=8) or half()
+ uniform(bits=8) or half() then uniform(bits = {2, 3, 4, 5, 6, 7, 8}, group = {32, 64, 96, 128, 256}, symmetric = true)
 recover{teacher original # keep
  loss 0.9*soft_targets()+hidden(map=every( 2 ))
 
@@ -246,6 +246,7 @@ for a
   or svd(rank = 25%..75% step 5%) then uniform(bits = 8)
   or uniform(bits = 8)
   or half()
+    then uniform(bits = {2, 3, 4, 5, 6, 7, 8}, group = {32, 64, 96, 128, 256}, symmetric = true)
 recover {
   teacher original  # keep
   loss 0.9 * soft_targets() + hidden(map = every(2))
