@@ -15,7 +15,7 @@ from tersor.compiler.callable import CompiledModule
 from tersor.compiler.capture import opaque as opaque_leaves
 from tersor.compiler.capture.export import check_dynamic, export, plain_config, stretched
 from tersor.compiler.capture.flatten import flatten
-from tersor.compiler.capture.indices import find_limits, index_values
+from tersor.compiler.capture.indices import find_limits, index_values, with_values
 from tersor.compiler.capture.lift import Lifted, lift
 from tersor.compiler.capture.normalise import normalise
 from tersor.compiler.capture.paths import parameter_names
@@ -67,7 +67,7 @@ def capture(
         graphs, notes = _faithful(model, inputs, opaque, check)
     names = parameter_names(model)
     annotated = Annotated(graphs.raw)
-    inferred = infer_roles(annotated, graphs.indices, inputs)
+    inferred = infer_roles(annotated, graphs.indices, with_values(inputs))
     sites = find_sites(annotated, graphs.lifted, names, inferred, roles or {})
     graphs.lifted.module.train(training)
     verify_graph(graphs.lifted.module, graphs.signature)
@@ -114,7 +114,7 @@ def _graphs(model: nn.Module, example: Mapping[str, Tensor], opaque: Sequence[st
     normalise(gm)
     signature = flatten(gm, model, example)
     check_dynamic(gm, example)
-    indices = index_values(gm, example)
+    indices = index_values(gm, with_values(example))
     limits = find_limits(gm, indices, parameter_names(model))
     return _Graphs(gm, lift(gm, model, kept), replace(signature, limits=limits), indices)
 

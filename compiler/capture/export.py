@@ -24,13 +24,15 @@ _REMEDY = (
 
 def export(model: nn.Module, example: Mapping[str, Tensor], training: bool) -> fx.GraphModule:
     """The exported graph as a plain GraphModule that shares the model's parameters; CaptureError when torch cannot."""
-    shapes = _dynamic_shapes(model, example)
+    shapes = {name: dict.fromkeys(dynamic_dims(name, tensor), Dim.AUTO) for name, tensor in example.items()}
     model.train(training)
     try:
-        with torch.no_grad(), shapes_only(), _fastpath_off(), warnings.catch_warnings():
+        with torch.no_grad(), shapes_only(), _fastpath_off(), _named_inputs(model, example), warnings.catch_warnings():
             # nn.LSTM reads a list of its own weights; they are parameters all the same.
             warnings.filterwarnings("ignore", message="The tensor attributes? .*_flat_weights")
             program = torch.export.export(model, (), dict(example), dynamic_shapes=shapes, strict=False)
+    except CaptureError:
+        raise
     except Exception as error:  # torch.export raises anything the model or the tracer raises
         raise CaptureError(_explain(model, error)) from error
     exported = program.module(check_guards=False)
@@ -99,19 +101,30 @@ def _fastpath_off() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _dynamic_shapes(model: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Per parameter of `forward`, as torch.export wants it: arguments caught by `**kwargs` are nested under its
-    name."""
-    wanted = {name: dict.fromkeys(dynamic_dims(name, tensor), Dim.AUTO) for name, tensor in example.items()}
+@contextlib.contextmanager
+def _named_inputs(model: nn.Module, example: Mapping[str, Tensor]) -> Iterator[None]:
+    """While exporting, a `forward` that catches inputs in `**kwargs` has them as parameters of their own: torch.export
+    gives symbolic sizes to named parameters only."""
+    original = model.forward
     try:
-        bound = inspect.signature(model.forward).bind(**example)
+        bound = inspect.signature(original).bind(**example)
     except TypeError as error:
         raise CaptureError(f"the example does not fit {type(model).__name__}.forward: {error}") from None
-    kinds = inspect.signature(model.forward).parameters
-    return {
-        name: {key: wanted[key] for key in value} if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else wanted[name]
-        for name, value in bound.arguments.items()
-    }
+    if set(bound.arguments) == set(example):
+        yield
+        return
+
+    def forward(**inputs: Tensor) -> Any:
+        return original(**inputs)
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    named = inspect.Signature([inspect.Parameter(name, kind) for name in example])
+    vars(forward)["__signature__"] = named
+    model.forward = forward
+    try:
+        yield
+    finally:
+        del model.forward
 
 
 def _explain(model: nn.Module, error: Exception) -> str:

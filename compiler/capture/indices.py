@@ -17,14 +17,23 @@ _CUTS = {aten.slice.Tensor, aten.select.int, aten.unsqueeze.default, aten.reshap
 
 
 def index_values(raw: fx.GraphModule, example: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
-    """Embedding node -> its index tensor on the example. Indices that depend on parameters are left out."""
+    """Embedding node -> its index tensor on the example. Indices that depend on parameters are left out, as are those
+    that depend on buffers without values."""
     values: dict[fx.Node, Any] = {n: example[n.target] for n in raw.graph.find_nodes(op="placeholder")}
     found: dict[fx.Node, Tensor] = {}
     for node in raw.graph.find_nodes(op="call_function", target=aten.embedding.default):
         index = node.args[1]
-        if isinstance(index, fx.Node) and _evaluate(raw, index, values):
+        if isinstance(index, fx.Node) and _evaluate(raw, index, values) and not values[index].is_meta:
             found[node] = values[index]
     return found
+
+
+def with_values(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The example; inputs without values (on the device `meta`) count up by 7."""
+    return {
+        name: (torch.arange(t.numel()) * 7 + 5).reshape(t.shape).to(t.dtype) if t.is_meta else t
+        for name, t in example.items()
+    }
 
 
 def _evaluate(raw: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> bool:

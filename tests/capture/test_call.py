@@ -105,6 +105,7 @@ def test_deepcopy_train_and_state_dict(captured):
     assert ours(**example).logits.abs().max() > 0
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights")  # torch, of nn.LSTM's list of its weights
 @pytest.mark.parametrize("name", ["bert_classifier", "lstm_lm"])
 def test_it_can_be_exported_again(captured, name):
     from tersor.compiler.capture.rnn import shapes_only

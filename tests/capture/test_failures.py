@@ -145,7 +145,7 @@ def test_an_example_without_tensors_is_refused(example):
 
 
 def test_an_argument_that_forward_does_not_have_is_refused():
-    with pytest.raises(CaptureError, match=r"does not fit ModeDependent.forward.*tokens"):
+    with pytest.raises(CaptureError, match=r"does not fit ModeDependent.forward: missing .*input_ids"):
         capture(ModeDependent(), {"tokens": ids()})
 
 
@@ -175,6 +175,9 @@ def test_planning_needs_no_weights():
     model, example = bert()
     program = capture(model.to("meta"), {k: v.to("meta") for k, v in example.items()}, copy=False, check=False)
     assert sum(site.bytes for site in program.sites) == sum(p.numel() * 4 for p in model.parameters())
+    roles = {site.path: site.role for site in program.sites}
+    assert roles["encoder.layer.1.attention.self.query"] == "attention.query"
+    assert roles["embeddings.word_embeddings"] == "embedding.token"
 
 
 def test_text_does_not_depend_on_the_tracer():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 from zoo import ZOO
 
 from tersor.compiler.capture import capture
@@ -79,6 +82,20 @@ def test_without_copy_the_parameters_are_the_models_own():
     program = capture(model, example, copy=False)
     own = {id(p) for p in model.parameters()}
     assert {id(p) for p in program.module.parameters()} == own
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_graph_holds_only_what_can_be_written_down(captured, name):
+    """aten operators, operator.* on sizes, and plain values as arguments."""
+    _, _, program = captured(name)
+    plain = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, slice)
+    for graph in (program.module.graph, program.raw.graph):
+        for node in graph.nodes:
+            if node.op == "call_function":
+                aten = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
+                assert aten or getattr(operator, node.target.__name__) is node.target
+            values = pytree.tree_leaves((node.args, dict(node.kwargs)))
+            assert all(isinstance(v, (*plain, torch.fx.Node)) for v in values), node.format_node()
 
 
 def test_no_module_path_lies_inside_another(captured):
