@@ -1,6 +1,13 @@
-"""Tersor: a declarative graph-rewriting compiler that makes deep-learning models for text smaller and faster."""
+"""Tersor: a declarative graph-rewriting compiler that makes deep-learning models for text smaller and faster.
 
+>>> import tersor
+>>> result = tersor.compile(model, "cpu.tersor", example=kwargs, data=batches)  # doctest: +SKIP
+>>> result.save("out"); module = tersor.load("out")  # doctest: +SKIP
+"""
+
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -13,3 +20,58 @@ if not (_HERE / "compiler").is_dir():
             "out with symbolic links (`git config core.symlinks true`, then `git checkout -- src/tersor`)"
         )
     __path__.append(str(_HERE.parents[1]))
+
+if TYPE_CHECKING:
+    from tersor.api import compile, load, plan, sites
+    from tersor.catalogue import methods
+    from tersor.compiler.diagnostics import PolicyError
+    from tersor.compiler.errors import ArtifactError, BudgetError, CaptureError, RequestError, TersorError
+    from tersor.compiler.plan import Plan
+    from tersor.compiler.site import Site
+    from tersor.policies import Policy
+    from tersor.report import Report
+    from tersor.result import Result
+
+__all__ = [
+    "ArtifactError",
+    "BudgetError",
+    "CaptureError",
+    "Plan",
+    "Policy",
+    "PolicyError",
+    "Report",
+    "RequestError",
+    "Result",
+    "Site",
+    "TersorError",
+    "compile",
+    "load",
+    "methods",
+    "plan",
+    "sites",
+]
+
+# Found on first use: importing torch takes seconds, and `tersor --help` needs none of it.
+_WHERE = {
+    **dict.fromkeys(("compile", "load", "plan", "sites"), "tersor.api"),
+    **dict.fromkeys(
+        ("ArtifactError", "BudgetError", "CaptureError", "RequestError", "TersorError"), "tersor.compiler.errors"
+    ),
+    "PolicyError": "tersor.compiler.diagnostics",
+    "Plan": "tersor.compiler.plan",
+    "Policy": "tersor.policies",
+    "Report": "tersor.report",
+    "Result": "tersor.result",
+    "Site": "tersor.compiler.site",
+    "methods": "tersor.catalogue",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'tersor' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,159 @@
+"""`tersor.compile`, `plan`, `load` and `sites`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tersor import backend as backends
+from tersor.backend import BackendName
+from tersor.batches import Batch, blame, check_inputs, plain_batches, split
+from tersor.compiler import pipeline
+from tersor.compiler import policy as model_policy
+from tersor.compiler.artifact.load import load as load_artifact
+from tersor.compiler.callable import CompiledModule
+from tersor.compiler.errors import RequestError
+from tersor.compiler.measure.collect import Progress
+from tersor.compiler.measure.signal import SIGNALS, SignalName, signal_of
+from tersor.compiler.pipeline import Planned
+from tersor.compiler.plan import Plan
+from tersor.compiler.program import Program
+from tersor.compiler.rewrite import held_by
+from tersor.compiler.site import Site
+from tersor.fidelity import Fidelity, fidelity
+from tersor.original import captured
+from tersor.passes import METHODS
+from tersor.policies import Policy, as_policy
+from tersor.report import Report
+from tersor.result import Result
+
+
+def compile(
+    model: nn.Module,
+    policy: str | Path | model_policy.Policy,
+    example: Mapping[str, Any],
+    data: Iterable[Mapping[str, Any]] | None = None,
+    *,
+    signal: SignalName | None = None,
+    opaque: Sequence[str] = (),
+    roles: Mapping[str, str] | None = None,
+    backend: BackendName = "auto",
+    progress: Progress | None = None,
+) -> Result:
+    """Compress a model as the policy says, and measure what became of it. The model itself is left as it was.
+
+    `example` are keyword arguments of one `forward` call, `data` batches of them: every tenth batch judges the result,
+    the others calibrate. Without data choices are judged by the error of the weights. `signal` says what of the
+    outputs must stay (default: found from the model), `opaque` names submodules to keep as they are, `roles` overrides
+    roles by path glob; `progress(stage, done, total)` is called now and then.
+
+    Raises PolicyError, RequestError, CaptureError; PolicyError with exit code 3 for a budget that cannot be met.
+    """
+    rules = as_policy(policy)
+    check_names(signal, backend)
+    batches = None if data is None else plain_batches(data)
+    calibration, held_out = (None, []) if batches is None else split(batches)
+    program = captured(model, example, opaque=opaque, roles=roles)
+    return build(program, rules, calibration, held_out, signal=signal, backend=backend, progress=progress)
+
+
+def plan(
+    model: nn.Module,
+    policy: str | Path | model_policy.Policy,
+    example: Mapping[str, Any],
+    data: Iterable[Mapping[str, Any]] | None = None,
+    *,
+    signal: SignalName | None = None,
+    opaque: Sequence[str] = (),
+    roles: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """What `compile` would do, and why; nothing is rewritten or written. Arguments and errors as in `compile`."""
+    rules = as_policy(policy)
+    check_names(signal, "auto")
+    calibration = None if data is None else split(plain_batches(data))[0]
+    return planned(captured(model, example, opaque=opaque, roles=roles), rules, calibration, signal, progress).plan
+
+
+def load(folder: str | Path, backend: BackendName = "auto") -> nn.Module:
+    """The model of an artifact in eval mode, called as the original was.
+
+    `eager` is plain torch and trainable, `numba` the CPU kernels; `auto` takes kernels where there are any. Raises
+    ArtifactError for a folder that is none, or damaged.
+    """
+    backends.check_backend(backend)
+    loaded = load_artifact(Path(folder))
+    graph, _ = backends.apply(loaded.module, backend)
+    return CompiledModule(graph, loaded.signature).eval()
+
+
+def sites(model: nn.Module, example: Mapping[str, Any], *, opaque: Sequence[str] = ()) -> tuple[Site, ...]:
+    """The parts of a model that a policy can name, in the order of their first use. Raises CaptureError."""
+    return captured(model, example, opaque=opaque).sites
+
+
+def check_names(signal: str | None, backend: str) -> None:
+    """Raise RequestError for a signal or a backend that does not exist."""
+    backends.check_backend(backend)
+    if signal is not None and signal not in SIGNALS:
+        raise RequestError(f"there is no signal `{signal}`; there are {', '.join(SIGNALS)}")
+
+
+def planned(
+    program: Program,
+    policy: Policy,
+    calibration: Sequence[Batch] | None,
+    signal: SignalName | None = None,
+    progress: Progress | None = None,
+) -> Planned:
+    """The plan of a captured program."""
+    with _data_errors(program, calibration or ()):
+        return pipeline.plan(program, policy, METHODS, calibration, signal=signal, progress=progress)
+
+
+def build(
+    program: Program,
+    policy: Policy,
+    calibration: Sequence[Batch] | None,
+    held_out: Sequence[Batch],
+    *,
+    signal: SignalName | None = None,
+    backend: BackendName = "auto",
+    progress: Progress | None = None,
+    fingerprint: str = "",
+) -> Result:
+    """The result of a captured program: plan, rewrite, lower, measure."""
+    found = planned(program, policy, calibration, signal, progress)
+    rewritten, trace = pipeline.carry_out(program, found)
+    reference = CompiledModule(rewritten, program.signature).eval()
+    lowered, placed = backends.apply(rewritten, backend)
+    module = reference if lowered is rewritten else CompiledModule(lowered, program.signature).eval()
+    name = signal or signal_of(program).name
+    measured: Fidelity | None = None
+    if calibration is not None:
+        on = "held-out data" if held_out else "the calibration data: there is too little to hold any out"
+        with _data_errors(program, held_out):
+            measured = fidelity(name, program.callable().eval(), module, held_out or calibration, on)
+    p = found.plan
+    report = Report(
+        p.original_bytes, p.bytes, p.budget, p.damage, p.bound, p.unit, p.calibrated, name, placed, measured, p.notes
+    )
+    return Result(
+        module, reference, p, report, trace, policy, found, held_by(program), dict(program.example), fingerprint
+    )
+
+
+@contextmanager
+def _data_errors(program: Program, batches: Sequence[Batch]) -> Iterator[None]:
+    """Tell data that does not fit the model from a bug of ours."""
+    module = program.callable().eval()
+    check_inputs(module, batches)
+    try:
+        yield
+    except (RuntimeError, IndexError, ValueError):
+        blame(module, batches)
+        raise

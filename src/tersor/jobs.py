@@ -1,0 +1,100 @@
+"""What a command line asks for: model, policy and data read and checked before anything slow starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from tersor import api, saved
+from tersor.backend import BackendName, check_backend
+from tersor.compiler.errors import RequestError
+from tersor.compiler.measure.collect import Progress
+from tersor.compiler.measure.signal import SignalName
+from tersor.compiler.plan import Plan
+from tersor.compiler.program import Program
+from tersor.compiler.supported import check_supported
+from tersor.data import Data, read_data
+from tersor.models import Model, read_model
+from tersor.original import captured
+from tersor.policies import Policy
+from tersor.report import Report
+
+
+def names(columns: str | None) -> tuple[str, ...]:
+    """`a,b` as names."""
+    return tuple(name.strip() for name in (columns or "").split(",") if name.strip())
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """`16,128` as lengths."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found or not all(part.isdecimal() and int(part) > 0 for part in found):
+        raise RequestError(f"--tokens {text}: give lengths separated by commas, such as 16,128")
+    return tuple(int(part) for part in found)
+
+
+def backend_named(name: str) -> BackendName:
+    """The backend of a name."""
+    check_backend(name)
+    return cast(BackendName, name)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, a policy and the data to judge by."""
+
+    model: Model
+    policy: Policy
+    data: Data | None
+    signal: SignalName | None
+
+    @classmethod
+    def read(
+        cls,
+        model: str,
+        policy: Path,
+        data: str | None,
+        columns: str | None,
+        max_tokens: int,
+        signal: str | None,
+        out: Path | None = None,
+    ) -> Job:
+        """Read everything, the cheap things first. Raises RequestError and PolicyError."""
+        rules = Policy.read(policy)
+        check_supported(rules)
+        api.check_names(signal, "auto")
+        if out is not None:
+            saved.check_out(out)
+        if columns and data is None:
+            raise RequestError("--columns names columns of --data, which is not given")
+        given = read_model(model)
+        examples = None if data is None else read_data(data, given, names(columns), max_tokens)
+        return cls(given, rules, examples, cast("SignalName | None", signal))
+
+    def program(self) -> Program:
+        """The captured model, with notes on how it and the data were read."""
+        found = captured(self.model.module, self.model.example)
+        notes = (*self.model.notes, *(self.data.notes if self.data else ()), *found.notes)
+        return replace(found, notes=notes)
+
+    def plan(self, progress: Progress | None) -> Plan:
+        """What would be done."""
+        calibration = self.data.calibration if self.data else None
+        return api.planned(self.program(), self.policy, calibration, self.signal, progress).plan
+
+    def compile(self, out: Path, backend: str, force: bool, progress: Progress | None) -> tuple[bool, Report]:
+        """Do it, unless `out` holds the outcome already: whether it was done, and the report."""
+        kernels = backend_named(backend)
+        calibration, held_out = (self.data.calibration, self.data.held_out) if self.data else (None, ())
+        settings = {"signal": self.signal, "backend": backend, "calibration": len(calibration or ())}
+        mark = saved.fingerprint(self.model.module, self.policy, (*(calibration or ()), *held_out), settings)
+        finished = None if force else saved.finished(out)
+        if finished is not None and finished[0] == mark:
+            return False, finished[1]
+        result = api.build(
+            self.program(), self.policy, calibration, held_out,
+            signal=self.signal, backend=kernels, progress=progress, fingerprint=mark,
+        )  # fmt: skip
+        result.save(out, saved.tokenizer_files(self.model.folder))
+        return True, result.report

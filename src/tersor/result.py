@@ -1,0 +1,93 @@
+"""A compiled model with everything that is known about it, and how it gets to disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from tersor.compiler.artifact import files
+from tersor.compiler.artifact.image import image, size_of
+from tersor.compiler.artifact.load import load
+from tersor.compiler.callable import CompiledModule
+from tersor.compiler.equality import difference
+from tersor.compiler.errors import CompilerBug
+from tersor.compiler.install import installed
+from tersor.compiler.pipeline import Planned
+from tersor.compiler.plan import Plan
+from tersor.compiler.rewrite import TraceStep
+from tersor.policies import Policy
+from tersor.report import Report
+
+PLAN, TRACE, POLICY, REPORT, REPORT_TEXT, EXAMPLE = (
+    "plan.json", "trace.json", "policy.tersor", "report.json", "report.txt", "example.safetensors",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """`module` computes on the chosen backend, `reference` is the same model in plain torch, trainable; both take the
+    arguments of the original. `fingerprint` tells from what it was made."""
+
+    module: nn.Module
+    reference: CompiledModule
+    plan: Plan
+    report: Report
+    trace: tuple[TraceStep, ...]
+    policy: Policy
+    planned: Planned = field(repr=False)
+    held: Mapping[str, Mapping[str, str]] = field(repr=False)
+    example: Mapping[str, Tensor] = field(repr=False)
+    fingerprint: str = ""
+
+    def save(self, folder: str | Path, extra: Mapping[str, bytes] = {}) -> Path:
+        """Write the artifact, with the weights as they are in `reference` now, and check it: reloaded from disk it must
+        have the planned size and compute the same. `extra` are further files, beside those that loading reads.
+
+        Raises RequestError where the folder cannot be written.
+        """
+        folder = Path(folder)
+        graph = self.reference.graph_module
+        stores = installed(graph, self.held, self.planned.stores)
+        written = image(graph, self.reference.signature, self.held, stores)
+        files.write(folder, written, {**self._documents(), **extra})
+        self._verify(folder, size_of(written))
+        return folder
+
+    def _documents(self) -> dict[str, bytes]:
+        trace = [vars(step) for step in self.trace]
+        return {
+            PLAN: _json({"fingerprint": self.fingerprint, **self.plan.to_json()}),
+            TRACE: _json(trace),
+            POLICY: self.policy.to_text().encode(),
+            REPORT: _json(self.report.to_json()),
+            REPORT_TEXT: self.report.to_text().encode(),
+            EXAMPLE: safetensors.torch.save({n: t.contiguous().clone() for n, t in self.example.items()}),
+        }
+
+    def _verify(self, folder: Path, expected: int) -> None:
+        on_disk = files.disk_size(folder)
+        if on_disk != expected or on_disk != self.plan.bytes:
+            raise CompilerBug(f"{folder} takes {on_disk} bytes, {self.plan.bytes} were planned")
+        if self.plan.budget is not None and on_disk > self.plan.budget:
+            raise CompilerBug(f"{folder} takes {on_disk} bytes, more than the budget of {self.plan.budget}")
+        loaded = load(folder)
+        again = CompiledModule(loaded.module, loaded.signature).eval()
+        training = self.reference.training
+        try:
+            with torch.no_grad():
+                found = difference(again(**self.example), self.reference.eval()(**self.example))
+        finally:
+            self.reference.train(training)
+        if found is not None:
+            raise CompilerBug(f"the model reloaded from {folder} computes something else: {found}")
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,120 @@
+"""What lies in an artifact folder beside the model: plan, report, example, tokenizer; and whether it is up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from tersor import __version__
+from tersor.batches import Batch
+from tersor.compiler.artifact.files import read
+from tersor.compiler.artifact.image import MANIFEST
+from tersor.compiler.errors import ArtifactError, RequestError
+from tersor.compiler.plan import Plan
+from tersor.policies import Policy
+from tersor.report import Report
+from tersor.result import EXAMPLE, PLAN, REPORT
+
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+def tokenizer_files(folder: Path | None) -> dict[str, bytes]:
+    """The files of a Hugging Face folder that its tokenizer is made of."""
+    if folder is None:
+        return {}
+    return {name: (folder / name).read_bytes() for name in TOKENIZER if (folder / name).is_file()}
+
+
+def fingerprint(module: nn.Module, policy: Policy, batches: Iterable[Batch], settings: Mapping[str, Any]) -> str:
+    """A hash of everything a compilation depends on: version, model, policy, data and settings."""
+    state = hashlib.sha256(f"{__version__} {type(module).__qualname__}\n{policy.to_text()}".encode())
+    state.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, value in module.state_dict().items():
+        _add(state, name, value)
+    for batch in batches:
+        for name, value in batch.items():
+            _add(state, name, value)
+    return state.hexdigest()
+
+
+def _add(state: Any, name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        state.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        state.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def check_out(folder: Path) -> None:
+    """Refuse to write into a folder that holds something else than an artifact. Raises RequestError."""
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"--out {folder} is a file, not a folder")
+    if not folder.is_dir() or (folder / MANIFEST).is_file():
+        return
+    if not all(entry.name.startswith(".writing-") for entry in folder.iterdir()):  # left by a run that was killed
+        raise RequestError(f"--out {folder} is not empty and holds no artifact: name another folder")
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as problem:
+        raise ArtifactError(f"{path} cannot be read: {problem}") from None
+
+
+def saved_plan(folder: Path) -> tuple[Plan, str] | None:
+    """The plan of an artifact and its fingerprint; None where there is none."""
+    data = _document(folder / PLAN)
+    if data is None:
+        return None
+    try:
+        mark = data.pop("fingerprint")
+        return Plan.from_json(data), str(mark)
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise ArtifactError(f"{folder / PLAN} is not a plan of this version: {problem!r}") from None
+
+
+def saved_report(folder: Path) -> Report | None:
+    """The report of an artifact; None where there is none."""
+    data = _document(folder / REPORT)
+    if data is None:
+        return None
+    try:
+        return Report.from_json(data)
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise ArtifactError(f"{folder / REPORT} is not a report of this version: {problem!r}") from None
+
+
+def saved_example(folder: Path) -> dict[str, Tensor] | None:
+    """The example inputs an artifact was made with; None where they are missing."""
+    path = folder / EXAMPLE
+    if not path.is_file():
+        return None
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as problem:
+        raise ArtifactError(f"{path} cannot be read: {problem}") from None
+
+
+def finished(folder: Path) -> tuple[str, Report] | None:
+    """Fingerprint and report of an artifact that is whole; None for anything less, which is then made again."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        read(folder)
+        plan, report = saved_plan(folder), saved_report(folder)
+    except ArtifactError:
+        return None
+    return (plan[1], report) if plan is not None and report is not None else None
