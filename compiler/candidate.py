@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tersor.compiler.diagnostics import Span
-from tersor.compiler.method import Context, Method, Params, Refusal, Statistics
+from tersor.compiler.method import Context, Method, Params, Refusal
 from tersor.compiler.stores import Dense, Store
 
 
@@ -51,13 +51,18 @@ class Candidate:
         return " then ".join(step.text for step in self.steps)
 
     @property
+    def wants_form(self) -> bool:
+        """Whether packing does better when it knows the form of the error; only the first step sees whole rows."""
+        return self.steps[0].method.wants_form(self.steps[0].point)
+
+    @property
     def scoped(self) -> bool:
         """Whether the rule's sites must take this candidate together."""
         return any(step.method.scope == "rule" for step in self.steps)
 
 
 def pack(
-    tensor: Tensor, steps: Sequence[Step], scope: Mapping[int, Any] = {}, statistics: Statistics = Statistics()
+    tensor: Tensor, steps: Sequence[Step], scope: Mapping[int, Any] = {}, form: Tensor | None = None
 ) -> Store | Refusal:
     """The store the steps make of a tensor, or why one of them cannot be applied.
 
@@ -72,25 +77,21 @@ def pack(
             refusal = step.method.refuse(leaf.shape, step.point)
             if refusal is not None:
                 return Refusal(f"{step.text}: {refusal.reason}")
-        context = Context(scope.get(i), statistics if i == 0 else Statistics())
+        context = Context(scope.get(i), form if i == 0 else None)
         store = store.map_open(lambda leaf, s=step, c=context: s.method.pack(leaf.dense(), s.point, c))  # type: ignore[misc]
     return store
 
 
-def pack_each(
-    tensor: Tensor, candidates: Sequence[Candidate], statistics: Statistics = Statistics()
-) -> Iterator[Store | Refusal]:
+def pack_each(tensor: Tensor, candidates: Sequence[Candidate]) -> Iterator[Store | Refusal]:
     """`pack` for several candidates, in order; neighbours of one method share its work (`Method.pack_each`)."""
     for method, run in groupby(candidates, key=lambda c: c.steps[0].method if len(c.steps) == 1 else None):
         group = list(run)
         if method is None:
             for candidate in group:
-                yield pack(tensor, candidate.steps, statistics=statistics)
+                yield pack(tensor, candidate.steps)
             continue
         points = [c.steps[0].point for c in group]
         refusals = [method.refuse(tuple(tensor.shape), point) for point in points]
-        stores = method.pack_each(
-            tensor, [p for p, r in zip(points, refusals, strict=True) if r is None], Context(None, statistics)
-        )
+        stores = method.pack_each(tensor, [p for p, r in zip(points, refusals, strict=True) if r is None])
         for candidate, refusal in zip(group, refusals, strict=True):
             yield next(stores) if refusal is None else Refusal(f"{candidate.steps[0].text}: {refusal.reason}")

@@ -49,8 +49,8 @@ def _has_sequence(tensor: Tensor) -> bool:
 def difference(a: Any, b: Any) -> str | None:
     """What differs between two outputs by more than rounding (NaN equals NaN); None when nothing does.
 
-    Rounding: |a - b| <= 64 eps max(1, max |b|). Almost every model agrees exactly; where a traced graph leaves out a copy
-    that only changed the order in memory, sums round in another order.
+    Rounding: |a - b| <= 64 eps max(1, max |b|). Almost every model agrees exactly; where a traced graph leaves out a
+    copy that only changed the order in memory, sums round in another order.
     """
     left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
     if type(a) is not type(b) or len(left) != len(right):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -38,19 +38,12 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """What calibration knows about one tensor. `inputs` is the second moment of the inputs it is multiplied with,
-    A = mean(x x^T), shape (in, in); None where nothing was calibrated."""
-
-    inputs: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Context:
-    """What `pack` may know beyond its tensor: `scope` is what `survey` returned for all tensors of the rule."""
+    """What `pack` may know beyond its tensor. `scope` is what `survey` returned for it; `form` is the quadratic form
+    (in, in) of the error of one row (`measure.forms`), None where none was measured."""
 
     scope: Any = None
-    statistics: Statistics = field(default_factory=Statistics)
+    form: torch.Tensor | None = None
 
 
 class Method(ABC, Generic[P]):
@@ -80,6 +73,10 @@ class Method(ABC, Generic[P]):
     def survey(self, sites: Sequence[Site], tensors: Mapping[str, torch.Tensor], point: P) -> Mapping[str, Any]:
         """For `scope = "rule"`: what each site's `pack` must know about the others, by site name."""
         return {}
+
+    def wants_form(self, point: P) -> bool:
+        """Whether `pack` does better at this point when it knows the form of the error."""
+        return False
 
     @abstractmethod
     def pack(self, tensor: torch.Tensor, point: P, context: Context = Context()) -> Store:

@@ -6,25 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
+from tersor.compiler.account import plan_of
 from tersor.compiler.allocate import Allocation, Infeasible, allocate
 from tersor.compiler.artifact.image import Image, image, size_of
+from tersor.compiler.budget import infeasible, original_bytes, size_limit
 from tersor.compiler.diagnostics import Diagnostic, PolicyError
 from tersor.compiler.errors import RequestError
 from tersor.compiler.measure.collect import Batch, Progress, collect
 from tersor.compiler.measure.damage import Damage, SecondOrder, WeightError
+from tersor.compiler.measure.forms import lookup_forms, product_forms
 from tersor.compiler.measure.price import Choice, Measurements, measure, pack_chosen
 from tersor.compiler.measure.signal import SIGNALS, Signal, SignalName, signal_of
 from tersor.compiler.method import Method
-from tersor.compiler.plan import Plan, RefusedPlan, SitePlan
+from tersor.compiler.plan import Plan
 from tersor.compiler.policy import Budget, Policy
 from tersor.compiler.program import Program
 from tersor.compiler.resolve import Resolution, resolve
 from tersor.compiler.rewrite import TraceStep, held_by, rewrite
 from tersor.compiler.stores import Store
 from tersor.compiler.supported import check_supported
-from tersor.compiler.units import bytes_text
 
 MAX_ROUNDS = 8
 
@@ -36,19 +38,6 @@ class Planned:
     plan: Plan
     stores: Mapping[str, Store]
     files: Image
-
-
-def original_bytes(program: Program) -> int:
-    """Bytes of the model's parameters, tied ones once."""
-    return sum(site.bytes for site in program.sites)
-
-
-def size_limit(policy: Policy, original: int) -> tuple[float | None, Budget | None]:
-    """The size budget in bytes, and where it is written."""
-    for budget in policy.budgets:
-        if budget.quantity == "size":
-            return (budget.limit * original if budget.share else budget.limit), budget
-    return None, None
 
 
 def scorer(
@@ -63,6 +52,43 @@ def scorer(
     chosen: Signal = SIGNALS[signal] if signal else signal_of(program)
     calibration = collect(program, batches, chosen, progress=progress)
     return SecondOrder(calibration), calibration.examples
+
+
+def check_data(resolution: Resolution, batches: Sequence[Batch] | None) -> None:
+    """Refuse methods that need calibration data when there is none."""
+    if batches is not None:
+        return
+    wanting = {c.span: c.text for d in resolution.decisions for c in d.candidates if c.wants_form}
+    if wanting:
+        raise PolicyError(
+            Diagnostic(
+                "E204", f"`{text}` needs calibration data", span, help="give data, or choose `rounding = nearest`"
+            )
+            for span, text in wanting.items()
+        )
+
+
+class Forms:
+    """The error forms of the sites a plan asks for, measured when first asked."""
+
+    def __init__(self, program: Program, batches: Sequence[Batch], damage: Damage, progress: Progress | None) -> None:
+        self.program, self.batches, self.progress = program, batches, progress
+        self.known = lookup_forms(damage.calibration) if isinstance(damage, SecondOrder) else {}
+
+    def of(self, chosen: Mapping[str, Choice]) -> Mapping[str, Tensor]:
+        """The forms of the chosen candidates that want one. A recurrent weight has none: its products stay hidden."""
+        missing = [
+            site
+            for site in self.program.sites
+            if site.kind == "linear"
+            and site.name not in self.known
+            and (choice := chosen.get(site.name)) is not None
+            and choice.candidate is not None
+            and choice.candidate.wants_form
+        ]
+        if missing:
+            self.known |= product_forms(self.program, missing, self.batches, self.progress)
+        return self.known
 
 
 def plan(
@@ -80,11 +106,25 @@ def plan(
     """
     check_supported(policy)
     resolution = resolve(program.sites, policy, methods)
+    check_data(resolution, batches)
     damage, examples = scorer(program, batches, signal, progress)
     measured = measure(program, resolution, damage, progress)
+    forms = Forms(program, batches or (), damage, progress)
+    del damage  # its traces are as large as the model
     limit, budget = size_limit(policy, original_bytes(program))
-    allocation, stores, files = _solve(program, policy, resolution, measured, limit, budget)
-    return Planned(_plan(program, policy, resolution, measured, allocation, files, limit, examples), stores, files)
+    allocation, stores, files = _solve(program, policy, resolution, measured, forms, limit, budget)
+    made = plan_of(
+        program,
+        policy,
+        resolution,
+        measured,
+        allocation,
+        formed=forms.known.keys(),
+        size=size_of(files),
+        limit=limit,
+        examples=examples,
+    )
+    return Planned(made, stores, files)
 
 
 def _solve(
@@ -92,6 +132,7 @@ def _solve(
     policy: Policy,
     resolution: Resolution,
     measured: Measurements,
+    forms: Forms,
     limit: float | None,
     budget: Budget | None,
 ) -> tuple[Allocation, Mapping[str, Store], Image]:
@@ -102,14 +143,14 @@ def _solve(
         room = None if limit is None else limit - overhead
         found = allocate(measured.choices, room, policy.objective.quantity)
         if isinstance(found, Infeasible):
-            stores = pack_chosen(program, resolution, found.chosen)
+            stores = pack_chosen(program, resolution, found.chosen, forms.of(found.chosen))
             files = image(program.module, program.signature, held, stores)
             smallest = size_of(files)
             if limit is None or smallest > limit:
-                raise PolicyError([_infeasible(program, found, smallest, limit or 0, budget)], exit_code=3)
+                raise PolicyError([infeasible(program, found, smallest, limit or 0, budget)], exit_code=3)
             damage = sum(c.damage for c in found.chosen.values())  # only the estimate of the overhead was too high
             return Allocation(found.chosen, found.smallest, damage, 0.0), stores, files
-        stores = pack_chosen(program, resolution, found.chosen)
+        stores = pack_chosen(program, resolution, found.chosen, forms.of(found.chosen))
         files = image(program.module, program.signature, held, stores)
         exact = size_of(files)
         if limit is None or exact <= limit:
@@ -118,90 +159,10 @@ def _solve(
     raise RequestError("the size of the artifact does not settle below the budget; raise it by a kilobyte")
 
 
-def _infeasible(program: Program, found: Infeasible, smallest: int, limit: float, budget: Budget | None) -> Diagnostic:
-    """The message for a budget below the smallest artifact the policy allows."""
-    path = {site.name: site.path for site in program.sites}
-    notes = [f"{path[c.site]} still takes {bytes_text(c.bytes)} as {c.text}" for c in found.largest[:3]]
-    untouched = [c.bytes for c in found.largest if c.candidate is None]
-    if untouched:
-        notes.append(f"{len(untouched)} weights that no rule changes take {bytes_text(sum(untouched))} of it")
-    return Diagnostic(
-        "E301",
-        f"size <= {bytes_text(limit)} cannot be met: the smallest this policy allows is {bytes_text(smallest)}",
-        budget.span if budget else None,
-        notes=tuple(notes),
-        help=f"raise the budget to {bytes_text(smallest, up=True)}, or allow a smaller choice at "
-        f"`{path[found.largest[0].site]}`",
-    )
-
-
-def _places(policy: Policy, rule: int | None, choice: Choice) -> str | None:
-    span = choice.candidate.span if choice.candidate else None
-    if span is None and rule is not None:
-        span = policy.rules[rule].span
-    if span is None:
-        return None
-    line, column = span.where()
-    return f"{span.source.name}:{line}:{column}"
-
-
-def _plan(
-    program: Program,
-    policy: Policy,
-    resolution: Resolution,
-    measured: Measurements,
-    allocation: Allocation,
-    files: Image,
-    limit: float | None,
-    examples: int,
-) -> Plan:
-    rows = []
-    for decision in resolution.decisions:
-        site = decision.site
-        if site.name not in allocation.chosen:
-            continue
-        c = allocation.chosen[site.name]
-        rows.append(
-            SitePlan(
-                site=site.name,
-                path=site.path,
-                kind=site.kind,
-                role=site.role,
-                shape=site.shape,
-                choice=c.text,
-                original_bytes=site.bytes,
-                bytes=c.bytes,
-                damage=c.damage,
-                error=c.error,
-                place=_places(policy, decision.rule, c),
-                rivals=len(measured.choices[site.name]) - 1,
-            )
-        )
-    notes = list(program.notes)
-    if examples and measured.unjudged:
-        notes.append(
-            f"the signal does not reach {', '.join(measured.unjudged)}: judged by weight error at the median sensitivity"
-        )
-    refused = tuple(RefusedPlan(r.site, r.candidate, r.reason) for r in (*resolution.refused, *measured.refused))
-    return Plan(
-        sites=tuple(rows),
-        refused=refused,
-        original_bytes=original_bytes(program),
-        bytes=size_of(files),
-        overhead=size_of(files) - allocation.bytes,
-        damage=allocation.damage,
-        bound=allocation.bound,
-        unit=measured.unit,
-        budget=limit,
-        calibrated=examples,
-        notes=tuple(notes),
-    )
-
-
 def carry_out(program: Program, planned: Planned) -> tuple[fx.GraphModule, tuple[TraceStep, ...]]:
     """The rewritten graph of a plan, and the trace of how it came to be."""
     reasons = {s.site: s.place for s in planned.plan.sites if s.place is not None}
     return rewrite(program, planned.stores, reasons)
 
 
-__all__ = ["Planned", "carry_out", "plan"]
+__all__ = ["Planned", "carry_out", "original_bytes", "plan"]

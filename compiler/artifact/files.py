@@ -57,7 +57,7 @@ def read(folder: Path) -> tuple[Any, bytes]:
         raise ArtifactError(f"{manifest_path} does not describe an artifact")
     if manifest["format"] > FORMAT:
         raise ArtifactError(
-            f"{folder} is written in format {manifest['format']}, newer than format {FORMAT}, which is what this version "
+            f"{folder} is written in format {manifest['format']}, newer than format {FORMAT}, which this version "
             f"reads: update tersor"
         )
     contents: dict[str, bytes] = {}

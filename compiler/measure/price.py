@@ -160,8 +160,11 @@ def _stores(weight: Tensor, decision: Decision, surveyed: Surveyed) -> Iterator[
         yield from zip(candidates, pack_each(weight, candidates), strict=True)
 
 
-def pack_chosen(program: Program, resolution: Resolution, chosen: Mapping[str, Choice]) -> dict[str, Store]:
-    """The stores of a plan: every chosen candidate packed, every kept parameter as it is."""
+def pack_chosen(
+    program: Program, resolution: Resolution, chosen: Mapping[str, Choice], forms: Mapping[str, Tensor] = {}
+) -> dict[str, Store]:
+    """The stores of a plan: every chosen candidate packed, every kept parameter as it is. `forms` are those of the
+    sites whose candidate wants one."""
     surveyed = _survey(program, resolution)
     stores: dict[str, Store] = {}
     for decision in resolution.decisions:
@@ -172,7 +175,9 @@ def pack_chosen(program: Program, resolution: Resolution, chosen: Mapping[str, C
             stores[decision.site.name] = as_it_is(program, decision.site)
             continue
         weight = parameter_of(program.module, decision.site)
-        store = pack(weight, choice.candidate.steps, _scope(surveyed, choice.candidate, decision.site.name))
+        name, steps = decision.site.name, choice.candidate.steps
+        form = forms.get(name) if choice.candidate.wants_form else None
+        store = pack(weight, steps, _scope(surveyed, choice.candidate, name), form)
         if isinstance(store, Refusal):
             raise ValueError(f"{decision.site.name}: {store.reason}")
         stores[decision.site.name] = store

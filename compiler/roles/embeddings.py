@@ -49,9 +49,12 @@ def _counts(index: Tensor) -> bool:
 
 
 def _input(index: Tensor, example: Mapping[str, Tensor]) -> str | None:
+    """The input the index is, as it is or with batch and sequence exchanged."""
     for name, value in example.items():
-        if value.numel() == index.numel() and torch.equal(value.flatten().to(index.dtype), index.flatten()):
-            return name
+        if value.numel() == index.numel():
+            own, flat = value.to(index.dtype), index.flatten()
+            if torch.equal(own.flatten(), flat) or (own.dim() == 2 and torch.equal(own.t().flatten(), flat)):
+                return name
     return None
 
 

@@ -7,7 +7,9 @@ With levels 0..L, L = 2^bits - 1, and for each group of columns of a row
     what it stands for:  s (c - z)
 
 Zero is always a level. Scales are stored in 16 bits, zero points in `bits` bits. With `clip` the range is shrunk by the
-factor in 1, 0.95, ..., 0.5 that leaves the least squared error in the group.
+factor in 1, 0.95, ..., 0.5 that leaves the least squared error in the group. With `rounding = compensated` the codes
+are found column by column (`compensate`) once the data has shown which directions matter; prices are those of
+rounding to nearest, which the damage then undercuts.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor
 from tersor.compiler.method import Context, Method, Params, Refusal
 from tersor.compiler.stores import Affine, Codes, Dense
 from tersor.compiler.stores.affine import group_count, spread
+from tersor.passes.quantize.compensate import compensated
 
 Group = Literal[32, 64, 128, "row"]
 CLIPS = tuple(1 - 0.05 * i for i in range(11))
@@ -31,6 +34,10 @@ class Uniform(Params):
     group: Annotated[Group, Field(description="columns that share a scale")] = 64
     symmetric: Annotated[bool, Field(description="levels symmetric around zero, no zero point stored")] = False
     clip: Annotated[bool, Field(description="search the range with the least squared error in each group")] = False
+    rounding: Annotated[
+        Literal["nearest", "compensated"],
+        Field(description="`compensated` moves rounding errors into later columns; needs calibration data"),
+    ] = "nearest"
 
 
 def columns_per_group(group: Group, width: int) -> int:
@@ -119,10 +126,18 @@ class UniformQuantisation(Method[Uniform]):
             return Refusal(f"a group of {point.group} is not smaller than its {shape[1]} inputs: use `group = row`")
         return None
 
+    def wants_form(self, point: Uniform) -> bool:
+        return point.rounding == "compensated"
+
     def pack(self, tensor: Tensor, point: Uniform, context: Context = Context()) -> Affine:
+        def fit(columns: Tensor, group: int) -> Affine:
+            ratio = best_ratio(columns, point.bits, group, point.symmetric) if point.clip else 1.0
+            return quantise(columns, point.bits, group, point.symmetric, ratio)
+
         group = columns_per_group(point.group, tensor.shape[1])
-        ratio = best_ratio(tensor, point.bits, group, point.symmetric) if point.clip else 1.0
-        return quantise(tensor, point.bits, group, point.symmetric, ratio)
+        if self.wants_form(point) and context.form is not None:
+            return compensated(tensor, context.form, group, lambda columns: fit(columns, columns.shape[1]))
+        return fit(tensor, group)
 
     def examples(self) -> tuple[Uniform, ...]:
         return tuple(Uniform(bits=bits) for bits in range(2, 9))
