@@ -42,7 +42,9 @@ from tersor.compiler.site import KINDS
 from tersor.dsl import format_policy, parse_policy, write_policy
 from tersor.dsl.tokens import GRAMMAR
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.sampled_from(
+    ["true", "all", "for", "row", "MB", "4"]
+)
 segments = st.text('abcxyz_*?[]\\" \n0', min_size=1, max_size=5)
 globs = st.lists(segments, min_size=1, max_size=3).map(".".join)
 names = st.sampled_from(["edge", "first", "x1", "UPPER", "a_b"])
