@@ -65,13 +65,14 @@ def capture(
     training = model.training
     with plain_config(model):
         graphs, notes = _faithful(model, inputs, opaque, check)
+        signature = _with_true_defaults(model, graphs, inputs) if check else graphs.signature
     names = parameter_names(model)
     annotated = Annotated(graphs.raw)
     inferred = infer_roles(annotated, graphs.indices, with_values(inputs))
     sites = find_sites(annotated, graphs.lifted, names, inferred, roles or {})
     graphs.lifted.module.train(training)
-    verify_graph(graphs.lifted.module, graphs.signature)
-    return Program(graphs.lifted.module, graphs.raw, graphs.signature, sites, inputs, notes)
+    verify_graph(graphs.lifted.module, signature)
+    return Program(graphs.lifted.module, graphs.raw, signature, sites, inputs, notes)
 
 
 def _checked_example(example: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -124,6 +125,19 @@ def _branches(model: nn.Module, graphs: _Graphs, example: Mapping[str, Tensor], 
     other = _graphs(model, example, opaque, training=False)
     ours, theirs = ([str(n.target) for n in g.raw.graph.nodes] for g in (graphs, other))
     return None if ours == theirs else "other operators in the graph"
+
+
+def _with_true_defaults(model: nn.Module, graphs: _Graphs, example: Mapping[str, Tensor]) -> Signature:
+    """The signature, where an input stays optional only if leaving it out means the same to the model."""
+    ours = CompiledModule(graphs.lifted.module, graphs.signature).eval()
+    inputs = []
+    for given in graphs.signature.inputs:
+        if given.default is not None:
+            rest = {name: value for name, value in example.items() if name != given.name}
+            if disagreement(ours, model.eval(), rest, graphs.signature.limits) is not None:
+                given = replace(given, default=None)
+        inputs.append(given)
+    return replace(graphs.signature, inputs=tuple(inputs))
 
 
 def _wrong(

@@ -47,6 +47,21 @@ def test_absent_inputs_are_filled_in(captured):
     assert torch.equal(ours(ids, None).last_hidden_state, model(ids).last_hidden_state)
 
 
+class MaskIsNotOnes(torch.nn.Module):
+    """Without a mask it does something else than with a mask of ones."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return input_ids.float() * (3 if attention_mask is None else attention_mask)
+
+
+def test_a_default_that_would_change_the_result_is_not_offered():
+    example = {"input_ids": torch.full((2, 4), 7), "attention_mask": torch.ones(2, 4, dtype=torch.long)}
+    program = capture(MaskIsNotOnes(), example)
+    assert [i.default for i in program.signature.inputs] == [None, None]
+    with pytest.raises(TypeError, match="input 'attention_mask' is missing"):
+        program.callable()(example["input_ids"])
+
+
 def test_positional_arguments_follow_the_original_order(captured):
     model, example, ours = eval_both(captured, "bert")
     ids, mask, types = example["input_ids"], example["attention_mask"], torch.ones_like(example["input_ids"])
