@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from tersor.backends.numba.attention import join_attentions, prepare_masks
 from tersor.backends.numba.embedding import QuantizedEmbedding
 from tersor.backends.numba.features import detect
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears
@@ -80,6 +81,8 @@ class NumbaBackend:
         drop_dropout(lowered)
         fuse_activations(lowered, single)
         merge_linears(lowered, single)
+        prepare_masks(lowered)
+        join_attentions(lowered)
         fuse_norms(lowered, self.level.name)
         lowered.graph.lint()
         lowered.recompile()

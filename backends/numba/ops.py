@@ -35,6 +35,21 @@ _library.define(
 )
 
 
+def direct(x: Tensor) -> bool:
+    """Whether a kernel may be called on `x` without the dispatcher, which costs as much as a small product.
+
+    Nobody is watching: an ordinary tensor on the CPU that needs no gradient, no mode, no transform, no tracing.
+    """
+    return (
+        type(x) is Tensor
+        and x.is_cpu
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.compiler.is_compiling()
+    )
+
+
 # --- linear ----------------------------------------------------------------------------------------------------------
 def quantized_linear(
     x: Tensor,
