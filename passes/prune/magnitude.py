@@ -13,6 +13,7 @@ takes fewer bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from math import floor
 from typing import Annotated, Literal
 
@@ -31,6 +32,11 @@ class Magnitude(Params):
     store: Annotated[
         Literal["auto", "bitmask", "delta"], Field(description="how the kept places are stored; `auto` is the smaller")
     ] = "auto"
+
+
+def dropped(sparsity: float, count: int) -> int:
+    """floor(sparsity * count) of the decimal number that was written: 29% of 100 is 29, though 0.29 * 100 < 29 in binary."""
+    return floor(Fraction(repr(sparsity)) * count)
 
 
 def keep_mask(scores: Tensor, drop: int) -> Tensor:
@@ -74,7 +80,7 @@ class MagnitudePruning(Method[Magnitude]):
 
     def keep(self, tensor: Tensor, point: Magnitude, context: Context) -> Tensor:
         """The mask of kept weights."""
-        return keep_mask(tensor.abs(), floor(point.sparsity * tensor.numel()))
+        return keep_mask(tensor.abs(), dropped(point.sparsity, tensor.numel()))
 
     def pack(self, tensor: Tensor, point: Magnitude, context: Context = Context()) -> Store:
         return sparse_store(tensor, self.keep(tensor, point, context), point.store)
@@ -92,7 +98,7 @@ class ScopedMagnitudePruning(MagnitudePruning):
         masks: dict[str, Tensor] = {}
         for group in self.pools(sites):
             scores = torch.cat([self.scores(site, sites, tensors).reshape(-1) for site in group])
-            kept = keep_mask(scores, floor(point.sparsity * scores.numel()))
+            kept = keep_mask(scores, dropped(point.sparsity, scores.numel()))
             sizes = [tensors[site.name].numel() for site in group]
             for site, mask in zip(group, kept.split(sizes), strict=True):
                 masks[site.name] = mask.reshape(tensors[site.name].shape)
