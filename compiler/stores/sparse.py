@@ -82,6 +82,10 @@ def gap_bits(positions: np.ndarray) -> int:
     return min(range(2, 9), key=lambda w: w * int((gaps // (2**w - 1) + 1).sum()))
 
 
+MOST_SLOTS = 2**31
+"""Positions are 32-bit integers when resident; no file makes us allocate more than they can reach."""
+
+
 class Positions(Store):
     """Leaf of increasing positions: int32 when resident, gap codes of `width` bits on disk."""
 
@@ -165,4 +169,6 @@ class Delta(Store):
             raise ValueError("a delta store needs as many values as positions")
         if positions.shape[0] and int(positions.values.max()) >= prod(shape):
             raise ValueError("a stored position lies outside the tensor")
+        if prod(shape) > MOST_SLOTS:
+            raise ValueError(f"{prod(shape)} slots are more than 32-bit positions reach")
         return cls(shape, positions, values)
