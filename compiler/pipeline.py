@@ -138,7 +138,8 @@ def _solve(
 ) -> tuple[Allocation, Mapping[str, Store], Image]:
     """Allocate, build the files, and allocate again with what they really take besides the choices' own bytes."""
     held = held_by(program)
-    overhead = 0
+    # The graph and the manifest; what each store adds to them is in the price of its choice.
+    overhead = size_of(image(program.module, program.signature, held, {}))
     for _ in range(MAX_ROUNDS):
         room = None if limit is None else limit - overhead
         found = allocate(measured.choices, room, policy.objective.quantity)

@@ -161,12 +161,17 @@ def batch_size(batch: Batch) -> int:
 
 
 def limited(batches: Sequence[Batch], examples: int) -> Iterator[Batch]:
-    """Batches until `examples` examples have passed, the last one cut."""
+    """`examples` examples spread evenly over the batches (which are often sorted by length), or all when there are
+    fewer."""
+    total = sum(map(batch_size, batches))
+    wanted = torch.arange(min(examples, total)) * total // min(examples, total)
+    first = 0
     for batch in batches:
-        if examples <= 0:
-            return
-        yield {name: value[:examples] for name, value in batch.items()}
-        examples -= batch_size(batch)
+        size = batch_size(batch)
+        rows = wanted[(wanted >= first) & (wanted < first + size)] - first
+        if rows.numel():
+            yield {name: value[rows] for name, value in batch.items()}
+        first += size
 
 
 def probe(run: CompiledModule, batch: Batch, signal: Signal, generator: torch.Generator) -> Tensor:
