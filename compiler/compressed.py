@@ -30,6 +30,11 @@ class StoredWeight(nn.Module):
         """The store over the present arrays."""
         return self.template.bound({name: getattr(self, attribute) for name, attribute in self.names.items()})
 
+    def assign(self, store: Store) -> None:
+        """Take the values of another store of the same form."""
+        for name, array in store.arrays().items():
+            getattr(self, self.names[name]).data.copy_(array)
+
     @property
     def shape(self) -> torch.Size:
         return torch.Size(self.template.shape)

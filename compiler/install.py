@@ -80,13 +80,29 @@ def installed(module: fx.GraphModule, held: Held, stores: Mapping[str, Store]) -
     return found
 
 
-def _current(leaf: nn.Module, attribute: str, template: Store) -> Store:
+def assign(module: fx.GraphModule, held: Held, stores: Mapping[str, Store]) -> None:
+    """Give a module that stores were installed in the values of others of the same forms, in place."""
+    for path, attributes in held.items():
+        leaf = module.get_submodule(path)
+        for attribute, name in attributes.items():
+            present = _holder(leaf, attribute)
+            if isinstance(present, StoredWeight):
+                present.assign(stores[name])
+            elif isinstance(present, Tensor):
+                present.data.copy_(stores[name].dense())
+
+
+def _holder(leaf: nn.Module, attribute: str) -> object:
+    """What a leaf keeps a weight in: a StoredWeight or a parameter."""
     if isinstance(leaf, CompressedRecurrent):
-        held: object = leaf.stored[attribute] if attribute in leaf.stored else leaf.plain[attribute]
-    elif isinstance(leaf, CompressedLinear | CompressedEmbedding) and attribute == "weight":
-        held = leaf.stored
-    else:
-        held = getattr(leaf, attribute)
+        return leaf.stored[attribute] if attribute in leaf.stored else leaf.plain[attribute]
+    if isinstance(leaf, CompressedLinear | CompressedEmbedding) and attribute == "weight":
+        return leaf.stored
+    return getattr(leaf, attribute)
+
+
+def _current(leaf: nn.Module, attribute: str, template: Store) -> Store:
+    held = _holder(leaf, attribute)
     if isinstance(held, StoredWeight):
         return held.store()
     if isinstance(held, Tensor) and isinstance(template, Dense):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tersor.compiler.artifact.load import load
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.equality import difference
 from tersor.compiler.errors import CompilerBug
-from tersor.compiler.install import installed
+from tersor.compiler.install import assign, installed
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.plan import Plan
 from tersor.compiler.rewrite import TraceStep
@@ -47,8 +48,9 @@ class Result:
     fingerprint: str = ""
 
     def save(self, folder: str | Path, extra: Mapping[str, bytes] = {}) -> Path:
-        """Write the artifact, with the weights as they are in `reference` now, and check it: reloaded from disk it must
-        have the planned size and compute the same. `extra` are further files, beside those that loading reads.
+        """Write the artifact, with the weights as they are in `reference` now, rounded to what their disk form holds,
+        and check it: reloaded from disk it must fit the budget and compute the same. `extra` are further files,
+        beside those that loading reads.
 
         Raises RequestError where the folder cannot be written.
         """
@@ -57,7 +59,9 @@ class Result:
         stores = installed(graph, self.held, self.planned.stores)
         written = image(graph, self.reference.signature, self.held, stores)
         files.write(folder, written, {**self._documents(), **extra})
-        self._verify(folder, size_of(written))
+        kept = copy.deepcopy(self.reference)  # trained values are rounded in the artifact, not in the module
+        assign(kept.graph_module, self.held, stores)
+        self._verify(folder, size_of(written), kept.eval())
         return folder
 
     def _documents(self) -> dict[str, bytes]:
@@ -71,20 +75,16 @@ class Result:
             EXAMPLE: safetensors.torch.save({n: t.contiguous().clone() for n, t in self.example.items()}),
         }
 
-    def _verify(self, folder: Path, expected: int) -> None:
+    def _verify(self, folder: Path, expected: int, kept: CompiledModule) -> None:
         on_disk = files.disk_size(folder)
-        if on_disk != expected or on_disk != self.plan.bytes:
-            raise CompilerBug(f"{folder} takes {on_disk} bytes, {self.plan.bytes} were planned")
+        if on_disk != expected:
+            raise CompilerBug(f"{folder} takes {on_disk} bytes, {expected} were written")
         if self.plan.budget is not None and on_disk > self.plan.budget:
             raise CompilerBug(f"{folder} takes {on_disk} bytes, more than the budget of {self.plan.budget}")
         loaded = load(folder)
         again = CompiledModule(loaded.module, loaded.signature).eval()
-        training = self.reference.training
-        try:
-            with torch.no_grad():
-                found = difference(again(**self.example), self.reference.eval()(**self.example))
-        finally:
-            self.reference.train(training)
+        with torch.no_grad():
+            found = difference(again(**self.example), kept(**self.example))
         if found is not None:
             raise CompilerBug(f"the model reloaded from {folder} computes something else: {found}")
 
