@@ -18,7 +18,7 @@ EVERY = 10
 
 
 def plain_batches(data: Iterable[Any]) -> list[Batch]:
-    """The batches on the CPU in float32, without arguments that are None. RequestError names the batch that is wrong."""
+    """The batches on the CPU in float32, without arguments that are None. RequestError names the wrong one."""
     found: list[Batch] = []
     for number, batch in enumerate(data, 1):
         if not isinstance(batch, Mapping):
