@@ -1,7 +1,8 @@
 """Compress a real sentence encoder to 15 MB and compare it with the original. Run by `make demo`.
 
-The model is all-MiniLM-L6-v2 (22.7 million parameters, 90.9 MB in fp32); the policy is `minilm.tersor` beside this file. What the
-weights may lose is judged on `calibration.txt`, the result on `heldout.txt`: other texts on other topics.
+The model is all-MiniLM-L6-v2 (22.7 million parameters, 90.9 MB in fp32); the policy is `minilm.tersor` beside this
+file. What the weights may lose is judged on `calibration.txt`, the result on `heldout.txt`: other texts on other
+topics.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ def main() -> None:
     data = read_data(str(HERE / "calibration.txt"), model)
     print(f"Compressing all-MiniLM-L6-v2 under {HERE.name}/minilm.tersor (about a minute on two cores) ...\n")
     with progress() as report:
-        result = tersor.compile(
-            model.module, HERE / "minilm.tersor", model.example, data.calibration, progress=report
-        )
+        result = tersor.compile(model.module, HERE / "minilm.tersor", model.example, data.calibration, progress=report)
     print_plan(result.plan, every_site=False)
     result.save(OUT)
     print(f"\nWritten to {OUT} after {time.perf_counter() - started:.0f} s. Measured beside the original:\n")

@@ -35,7 +35,8 @@ class Magnitude(Params):
 
 
 def dropped(sparsity: float, count: int) -> int:
-    """floor(sparsity * count) of the decimal number that was written: 29% of 100 is 29, though 0.29 * 100 < 29 in binary."""
+    """floor(sparsity * count) of the decimal number that was written: 29% of 100 is 29, though 0.29 * 100 < 29 in
+    binary."""
     return floor(Fraction(repr(sparsity)) * count)
 
 
