@@ -30,7 +30,7 @@ def matrix(gm: fx.GraphModule, node: Any) -> tuple[nn.Parameter, bool] | None:
     """The matrix parameter behind a node and whether the node is its transpose."""
     transposed = False
     while isinstance(node, fx.Node) and node.op == "call_function":
-        if not _is_transpose(node):
+        if not is_transpose(node):
             return None
         transposed = not transposed
         node = node.args[0]
@@ -38,7 +38,8 @@ def matrix(gm: fx.GraphModule, node: Any) -> tuple[nn.Parameter, bool] | None:
     return None if found is None or found.dim() != 2 else (found, transposed)
 
 
-def _is_transpose(node: fx.Node) -> bool:
+def is_transpose(node: fx.Node) -> bool:
+    """Whether a node exchanges the two dimensions of a matrix."""
     args: Any = node.args
     if node.target in (aten.t.default, aten.numpy_T.default, aten.mT.default):
         return True

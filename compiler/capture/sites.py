@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from tersor.compiler.capture.leaves import Candidate, candidate
 from tersor.compiler.capture.lift import Lifted
-from tersor.compiler.graph import parameter
+from tersor.compiler.graph import is_transpose, matrix, parameter
 from tersor.compiler.policy import glob_matches
 from tersor.compiler.roles import Role
 from tersor.compiler.roles.annotate import Annotated
@@ -43,8 +43,11 @@ def find_sites(
             for held in raw.get_submodule(node.target).parameters():
                 _note(uses, sites, held, "other", Role("other", (f"inside the opaque submodule {node.target}",)), None)
         if path is None:
+            if is_transpose(node) and matrix(raw, node):
+                continue  # its users read the parameter
             for operand in node.all_input_nodes:
-                read = parameter(raw, operand)
+                turned = matrix(raw, operand)
+                read = parameter(raw, operand) if turned is None else turned[0]
                 if read is not None:
                     _note(uses, sites, read, *_unlifted(annotated, node, operand, roles), None)
             continue

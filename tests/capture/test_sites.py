@@ -62,6 +62,27 @@ def test_a_transposed_weight_is_a_linear_over_the_same_memory(captured):
     assert torch.equal(weight, model.transformer.h[0].mlp.c_fc.weight.t())
 
 
+class Transposed(torch.nn.Module):
+    """A linear written as a product with a transposed weight, and a weight that no module can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(5, 8))
+        self.odd = torch.nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x):
+        return (x @ self.weight.T) + self.odd.t().exp().sum()
+
+
+def test_a_written_out_product_is_a_linear_and_the_rest_is_other():
+    model, x = Transposed(), torch.randn(2, 3, 8)
+    program = capture(model, {"x": x})
+    sites = {site.name: site for site in program.sites}
+    assert (sites["weight"].kind, sites["weight"].shape, len(sites["weight"].readers)) == ("linear", (5, 8), 1)
+    assert (sites["odd"].kind, sites["odd"].readers) == ("other", ())
+    assert torch.equal(program.callable()(x), model(x))
+
+
 def test_changing_a_leaf_changes_every_reader_and_not_the_original(captured):
     from zoo import lstm_tied
 
