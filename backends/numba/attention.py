@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
+from tersor.backends.numba import ops
 from tersor.compiler.modules import Attention
 
 aten = torch.ops.aten
@@ -31,20 +32,20 @@ class JoinedAttention(nn.Module):
     """softmax(scale * q k^T + mask) v for q, k, v side by side: joined (batch, tokens, 3 * heads * width), result
     (batch, tokens, heads * width)."""
 
-    def __init__(self, heads: int, width: int, scale: float | None, is_causal: bool) -> None:
+    def __init__(self, heads: int, width: int, scale: float | None, level: str) -> None:
         super().__init__()
-        self.heads, self.width, self.scale, self.is_causal = heads, width, scale, is_causal
+        self.heads, self.width, self.level = heads, width, level
+        self.scale = 1 / sqrt(width) if scale is None else scale
 
     def forward(self, joined: Tensor, mask: Tensor | None = None) -> Tensor:
-        batch, tokens, _ = joined.shape
-        q, k, v = joined.view(batch, tokens, 3, self.heads, self.width).permute(2, 0, 3, 1, 4).unbind()
-        y = F.scaled_dot_product_attention(
-            q, k, v, None if mask is None else mask.to(joined.dtype), is_causal=self.is_causal, scale=self.scale
-        )
-        return y.transpose(1, 2).reshape(batch, tokens, self.heads * self.width)
+        if mask is not None and mask.dtype is torch.bool:
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)
+        run = ops.joined_attention if ops.direct(joined) else ops.attention
+        y: Tensor = run(joined, mask, self.heads, self.width, self.scale, self.level)
+        return y
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, width={self.width}, scale={self.scale}, is_causal={self.is_causal}"
+        return f"heads={self.heads}, width={self.width}, scale={self.scale:.4g}, level={self.level}"
 
 
 def prepare_masks(module: fx.GraphModule) -> None:
@@ -64,11 +65,11 @@ def prepare_masks(module: fx.GraphModule) -> None:
         node.args = (*node.args[:3], prepared[mask])
 
 
-def join_attentions(module: fx.GraphModule) -> None:
+def join_attentions(module: fx.GraphModule, level: str) -> None:
     """Attention over the three parts of one projection reads the projection itself; the moves of axes around it go."""
     for node in module.graph.find_nodes(op="call_module"):
         attention = module.get_submodule(str(node.target))
-        if not isinstance(attention, Attention) or attention.enable_gqa or node.kwargs:
+        if not isinstance(attention, Attention) or attention.enable_gqa or attention.is_causal or node.kwargs:
             continue
         found = _joined_inputs(node)
         if found is None:
@@ -77,7 +78,7 @@ def join_attentions(module: fx.GraphModule) -> None:
         last = _output(node, shape, width)
         if last is None:
             continue
-        module.set_submodule(str(node.target), JoinedAttention(heads, width, attention.scale, attention.is_causal))
+        module.set_submodule(str(node.target), JoinedAttention(heads, width, attention.scale, level))
         node.args = (joined, *node.args[3:])
         last.replace_all_uses_with(node)
     module.graph.eliminate_dead_code()

@@ -82,7 +82,7 @@ class NumbaBackend:
         fuse_activations(lowered, single)
         merge_linears(lowered, single)
         prepare_masks(lowered)
-        join_attentions(lowered)
+        join_attentions(lowered, self.level.name)
         fuse_norms(lowered, self.level.name)
         lowered.graph.lint()
         lowered.recompile()

@@ -23,6 +23,7 @@ from typing import Any
 import llvmlite
 import numba
 
+from tersor.backends.numba.attentionkernels import AttentionSpec
 from tersor.backends.numba.elementwise import Activation, ActivationSpec
 from tersor.backends.numba.features import Level
 from tersor.backends.numba.layout import Layout
@@ -44,6 +45,8 @@ _SOURCES = (
     "glue_activation",
     "glue_embedding",
     "glue_norm",
+    "attentionkernels",
+    "glue_attention",
     "build",
 )
 _lock = RLock()
@@ -87,7 +90,7 @@ def _folder(root: Path) -> Path:
     return folder
 
 
-def _module(spec: LinearSpec | ActivationSpec | EmbeddingSpec | NormSpec, glue: str) -> ModuleType:
+def _module(spec: LinearSpec | ActivationSpec | EmbeddingSpec | NormSpec | AttentionSpec, glue: str) -> ModuleType:
     """The module compiled for `spec`: written if it is not there as it should be, then imported."""
     source = (_HERE / f"{glue}.py").read_text()
     lines = [f"SPEC = {spec!r}" if line.startswith("SPEC = ") else line for line in source.splitlines()]
@@ -141,3 +144,10 @@ def norm_kernel(level: str) -> Any:
     """The compiled `norm` of `glue_norm`."""
     with _lock:
         return _module(NormSpec(level), "glue_norm").norm
+
+
+@cache
+def attention_kernel(level: str) -> Any:
+    """The compiled `attend` of `glue_attention`."""
+    with _lock:
+        return _module(AttentionSpec(level), "glue_attention").attend

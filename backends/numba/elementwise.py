@@ -33,7 +33,9 @@ def exp(e: Emitter, x: Value) -> Value:
     The lower clamp keeps products with the result out of the denormal numbers, which are slow.
     """
     b = e.b
-    x = e.maximum(e.minimum(x, e.float_vector(88.0)), e.float_vector(-80.0))
+    high, low = e.float_vector(88.0), e.float_vector(-80.0)
+    x = b.select(b.fcmp_ordered(">", x, high), high, x)  # written so that NaN stays NaN
+    x = b.select(b.fcmp_ordered("<", x, low), low, x)
     n = e.to_int(b.fmul(x, e.float_vector(1.4426950408889634)))
     whole = e.to_float(n)
     r = e.fma(whole, e.float_vector(-0.693359375), x)

@@ -134,9 +134,6 @@ class Emitter:
     def maximum(self, x: Value, y: Value) -> Value:
         return self.b.select(self.b.fcmp_ordered(">", x, y), x, y)
 
-    def minimum(self, x: Value, y: Value) -> Value:
-        return self.b.select(self.b.fcmp_ordered("<", x, y), x, y)
-
     def shift_right(self, x: Value, count: int) -> Value:
         """Logical shift of 32-bit lanes."""
         return self.b.lshr(x, self.int_vector(count)) if count else x
