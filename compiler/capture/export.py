@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
+import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,7 +30,10 @@ def export(model: nn.Module, example: Mapping[str, Tensor], training: bool) -> f
     shapes = {name: dict.fromkeys(dynamic_dims(name, tensor), Dim.AUTO) for name, tensor in example.items()}
     model.train(training)
     try:
-        with torch.no_grad(), shapes_only(), _fastpath_off(), _named_inputs(model, example), warnings.catch_warnings():
+        with (
+            torch.no_grad(), shapes_only(), _fastpath_off(), _named_inputs(model, example), _told_by_the_error(),
+            warnings.catch_warnings(),
+        ):  # fmt: skip
             # nn.LSTM reads a list of its own weights; they are parameters all the same.
             warnings.filterwarnings("ignore", message="The tensor attributes? .*_flat_weights")
             program = torch.export.export(model, (), dict(example), dynamic_shapes=shapes, strict=False)
@@ -37,6 +43,20 @@ def export(model: nn.Module, example: Mapping[str, Tensor], training: bool) -> f
         raise CaptureError(_explain(model, error)) from error
     exported = program.module(check_guards=False)
     return fx.GraphModule(exported, exported.graph)
+
+
+@contextlib.contextmanager
+def _told_by_the_error() -> Iterator[None]:
+    """Before it raises, torch prints the graph it had so far and logs warnings: the error says what they would."""
+    disabled = logging.root.manager.disable
+    printed = io.StringIO()
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    finally:
+        logging.disable(disabled)
+    sys.stderr.write(printed.getvalue())  # not where an error went through
 
 
 def stretched(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
