@@ -19,7 +19,17 @@ WORDS = [
     "[CLS]",
     "[SEP]",
     "[MASK]",
-    *["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", ".", "and", "then", "it"],
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "it",
+    "then",
+    "mat",
+    ".",
 ]
 
 

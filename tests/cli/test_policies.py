@@ -23,10 +23,7 @@ def test_every_problem_is_a_line_in_a_pipe(run, tmp_path: Path) -> None:
     bad.write_text(BAD)
     ran = run("check", "policy.tersor", bad)
     assert ran.code == 2
-    lines = ran.err.splitlines()
-    assert [line.rsplit(":", 4)[0].split(": error")[0] for line in lines] == [
-        f"{bad}:1:19", f"{bad}:2:5", f"{bad}:2:19",
-    ]  # fmt: skip
+    assert [line.split(": error[")[0] for line in ran.err.splitlines()] == [f"{bad}:1:19", f"{bad}:2:5", f"{bad}:2:19"]
     assert "policy.tersor: ok" in ran.out
 
 
