@@ -76,11 +76,11 @@ class Forms:
         self.known = lookup_forms(damage.calibration) if isinstance(damage, SecondOrder) else {}
 
     def of(self, chosen: Mapping[str, Choice]) -> Mapping[str, Tensor]:
-        """The forms of the chosen candidates that want one. A recurrent weight has none: its products stay hidden."""
+        """The forms of the chosen candidates that want one."""
         missing = [
             site
             for site in self.program.sites
-            if site.kind == "linear"
+            if site.kind in ("linear", "recurrent")
             and site.name not in self.known
             and (choice := chosen.get(site.name)) is not None
             and choice.candidate is not None

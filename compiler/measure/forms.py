@@ -9,14 +9,17 @@ H is (in, in). Only its shape matters to the methods, not its scale.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tersor.compiler.measure.collect import Batch, Calibration, Lookups, Progress, batch_size, by_example, limited
+from tersor.compiler.measure.layers import recurrent_inputs
 from tersor.compiler.measure.signal import token_mask
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
+from tersor.compiler.slots import slots
 
 MAX_EXAMPLES = 1024
 
@@ -34,21 +37,29 @@ def lookup_forms(calibration: Calibration) -> dict[str, Tensor]:
 def product_forms(
     program: Program, sites: Sequence[Site], batches: Sequence[Batch], progress: Progress | None = None
 ) -> dict[str, Tensor]:
-    """The forms of linear weights from one forward pass; readers of the same tensor (query, key, value) share one."""
+    """The forms of linear and recurrent weights from one forward pass; readers of the same tensor (query, key, value)
+    share one."""
     run = program.callable().eval()
     shared: dict[tuple[str, ...], Tensor] = {}
     seen: dict[int, tuple[Tensor, list[str]]] = {}
+    wanted: dict[str, dict[str, str]] = {}
+    for site in sites:
+        for path, attribute in slots(run.graph_module, site):
+            wanted.setdefault(path, {})[attribute] = site.name
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def read(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen.setdefault(id(arguments[0]), (arguments[0], []))[1].append(name)
+    def note(names: Mapping[str, str]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def read(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            rows = {"weight": arguments[0]}
+            if isinstance(module, nn.RNNBase):
+                rows = recurrent_inputs(module, *arguments)
+            for attribute, given in rows.items():
+                if attribute in names:
+                    seen.setdefault(id(given), (given, []))[1].append(names[attribute])
 
         return read
 
     handles = [
-        run.graph_module.get_submodule(path).register_forward_pre_hook(note(site.name))
-        for site in sites
-        for path in dict.fromkeys(reader.path for reader in site.readers)
+        run.graph_module.get_submodule(path).register_forward_pre_hook(note(names)) for path, names in wanted.items()
     ]
     try:
         done, total = 0, min(MAX_EXAMPLES, sum(map(batch_size, batches)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.zoo import VOCAB, ZOO, Example, ids
 from torch import Tensor, nn
 
 import tersor
@@ -15,7 +16,6 @@ from tersor.api import build
 from tersor.compiler.program import Program
 from tersor.compiler.stores import Store
 from tersor.original import captured
-from tests.zoo import VOCAB, ZOO, Example, ids
 
 STORES = {
     "affine": "uniform(bits = 4, group = row)",
@@ -71,6 +71,14 @@ class Compiled:
     @property
     def stores(self) -> dict[str, Store]:
         return dict(self.result.planned.stores)
+
+
+def tensors(output: object) -> list[Tensor]:
+    """The tensors of an output, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output
+    return [t for part in parts for t in tensors(part)]  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tests.recurrent.conftest import SHAPES, STORES, Compiled, compile_recurrent, example_of, tensors
+from torch import nn
 
 import tersor
-from tests.recurrent.conftest import SHAPES, STORES, Compiled, compile_recurrent, example_of
 from tersor.compiler.compressed import CompressedRecurrent
 from tersor.compiler.stores import Affine, Dense
-
-
-def tensors(output: object) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    return [t for part in (output.values() if isinstance(output, dict) else output) for t in tensors(part)]
 
 
 def same(first: object, second: object) -> bool:
