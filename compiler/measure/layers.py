@@ -9,8 +9,9 @@ State = Tensor | tuple[Tensor, Tensor] | None
 
 
 def recurrent_inputs(layer: nn.RNNBase, x: Tensor, hx: State = None) -> dict[str, Tensor]:
-    """By attribute (`weight_ih_l0`, ...), the vectors each weight reads, (batch, tokens, in): an input weight the inputs
-    of its layer, a hidden weight the states before each step. As in eval mode, without dropout between layers."""
+    """By attribute (`weight_ih_l0`, ...), the vectors each weight reads, (batch, tokens, in): the inputs of its layer
+    for an input weight, the states before each step for a hidden one. As in eval mode, without dropout between
+    layers."""
     directions = 2 if layer.bidirectional else 1
     x = x.detach() if layer.batch_first else x.detach().transpose(0, 1)
     zeros = x.new_zeros(layer.num_layers * directions, x.shape[0], layer.hidden_size)
