@@ -87,7 +87,7 @@ def allocate(
     damages = np.array([c.damage for c in found], float)
     by_size = minimize == "size"
     goal = sizes if by_size else damages
-    solution = _solve(found, choices, goal, sizes, budget)
+    solution = _within(found, choices, goal, sizes, budget)
     if solution is None:
         smallest = _solve(found, choices, sizes, sizes, None)
         if smallest is None:
@@ -103,6 +103,26 @@ def allocate(
 
 def _chosen(found: Sequence[Column], taken: np.ndarray) -> dict[str, Choice]:
     return {choice.site: choice for c, x in zip(found, taken, strict=True) if x > 0.5 for choice in c.choices}
+
+
+def _within(
+    found: Sequence[Column],
+    choices: Mapping[str, Sequence[Choice]],
+    goal: np.ndarray,
+    sizes: np.ndarray,
+    budget: float | None,
+) -> tuple[np.ndarray, float] | None:
+    """`_solve` within the budget to the byte: the solver may overstep a constraint by its tolerance, a few bytes of a megabyte, and
+    is then given that much less room."""
+    solution = _solve(found, choices, goal, sizes, budget)
+    room, bound = budget, solution[1] if solution else 0.0
+    while solution is not None and budget is not None and room is not None:
+        excess = float(sizes[solution[0] > 0.5].sum()) - budget
+        if excess <= 0:
+            break
+        room -= excess
+        solution = _solve(found, choices, goal, sizes, room)
+    return None if solution is None else (solution[0], bound)
 
 
 def _solve(
