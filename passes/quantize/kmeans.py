@@ -76,7 +76,7 @@ class SortedWeights:
 
 def nearest(tensor: Tensor, table: Tensor) -> Tensor:
     """Index of the nearest level for every weight; `table` in increasing order."""
-    return torch.bucketize(tensor, (table[1:] + table[:-1]) / 2)
+    return torch.bucketize(tensor.contiguous(), (table[1:] + table[:-1]) / 2)
 
 
 class KMeansCodes(Method[KMeans]):
