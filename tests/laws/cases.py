@@ -23,6 +23,7 @@ def outlier() -> Tensor:
 
 TENSORS: dict[str, Tensor] = {
     "odd": drawn(13, 70),
+    "transposed": drawn(70, 13, seed=9).t(),
     "one row": drawn(1, 129, seed=2),
     "one column": drawn(67, 1, seed=3),
     "one value": drawn(1, 1, seed=4),
