@@ -112,8 +112,8 @@ def _within(
     sizes: np.ndarray,
     budget: float | None,
 ) -> tuple[np.ndarray, float] | None:
-    """`_solve` within the budget to the byte: the solver may overstep a constraint by its tolerance, a few bytes of a megabyte, and
-    is then given that much less room."""
+    """`_solve` within the budget to the byte: the solver may overstep a constraint by its tolerance, a few bytes of a
+    megabyte, and is then given that much less room."""
     solution = _solve(found, choices, goal, sizes, budget)
     room, bound = budget, solution[1] if solution else 0.0
     while solution is not None and budget is not None and room is not None:

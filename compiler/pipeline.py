@@ -23,7 +23,7 @@ from tersor.compiler.method import Method
 from tersor.compiler.plan import Plan
 from tersor.compiler.policy import Budget, Policy
 from tersor.compiler.program import Program
-from tersor.compiler.resolve import Resolution, resolve
+from tersor.compiler.resolve import Resolution, refused_everywhere, resolve
 from tersor.compiler.rewrite import TraceStep, held_by, rewrite
 from tersor.compiler.stores import Store
 from tersor.compiler.supported import check_supported
@@ -68,6 +68,16 @@ def check_data(resolution: Resolution, batches: Sequence[Batch] | None) -> None:
         )
 
 
+def check_packed(
+    policy: Policy, methods: Sequence[Method[Any]], resolution: Resolution, measured: Measurements
+) -> None:
+    """Refuse options that turned out to fit nowhere only when they were packed (`uniform() then svd()`)."""
+    alive = {c.candidate.option for choices in measured.choices.values() for c in choices if c.candidate}
+    problems = list(refused_everywhere(policy, methods, resolution.decisions, alive, measured.refused))
+    if problems:
+        raise PolicyError(problems)
+
+
 class Forms:
     """The error forms of the sites a plan asks for, measured when first asked."""
 
@@ -109,6 +119,7 @@ def plan(
     check_data(resolution, batches)
     damage, examples = scorer(program, batches, signal, progress)
     measured = measure(program, resolution, damage, progress)
+    check_packed(policy, methods, resolution, measured)
     forms = Forms(program, batches or (), damage, progress)
     del damage  # its traces are as large as the model
     limit, budget = size_limit(policy, original_bytes(program))

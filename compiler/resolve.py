@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -92,7 +92,8 @@ def resolve(sites: Sequence[Site], policy: Policy, methods: Sequence[Method[Any]
                 else:
                     refused.append(Refused(site.name, candidate.text, reason))
         decisions.append(Decision(site, rule, tuple(chosen)))
-    problems += _refused_everywhere(policy, decisions, refused, by_id)
+    alive = {candidate.option for decision in decisions for candidate in decision.candidates}
+    problems += refused_everywhere(policy, methods, decisions, alive, refused)
     if problems:
         raise PolicyError(sorted(problems, key=lambda p: p.span.start if p.span else 0))
     return Resolution(tuple(decisions), tuple(refused))
@@ -187,22 +188,25 @@ def _nearest(selector: Selector, sites: Sequence[Site]) -> str | None:
     return None
 
 
-def _refused_everywhere(
-    policy: Policy, decisions: Sequence[Decision], refused: Sequence[Refused], methods: Mapping[str, Method[Any]]
+def refused_everywhere(
+    policy: Policy,
+    methods: Sequence[Method[Any]],
+    decisions: Sequence[Decision],
+    alive: Collection[tuple[int, int]],
+    refused: Sequence[Refused],
 ) -> Iterator[Diagnostic]:
-    alive = {candidate.option for decision in decisions for candidate in decision.candidates}
-    rules_in_force = {decision.rule for decision in decisions}
+    """E203 for every option of a rule in force of which no candidate is `alive` at any site."""
+    by_id = {method.id: method for method in methods}
+    in_force = {decision.rule for decision in decisions}
     for i, rule in enumerate(policy.rules):
-        if i not in rules_in_force:
-            continue
         for j, option in enumerate(rule.options):
-            if (i, j) in alive:
+            if i not in in_force or (i, j) in alive:
                 continue
-            texts = {c.text for c in candidates_of(option, (i, j), methods)}
+            texts = {c.text for c in candidates_of(option, (i, j), by_id)}
             reasons = sorted({f"{r.site}: {r.reason}" for r in refused if r.candidate in texts})
             yield Diagnostic(
                 "E203",
-                f"`{option.uses[0].method}` cannot be used at any site this rule decides",
+                f"`{' then '.join(use.method for use in option.uses)}` cannot be used at any site this rule decides",
                 option.span or rule.span,
                 notes=tuple(reasons[:3]) + ((f"and {len(reasons) - 3} more",) if len(reasons) > 3 else ()),
                 help="choose another method or parameters, or narrow the rule",

@@ -38,8 +38,8 @@ def slots(module: fx.GraphModule, site: Site) -> tuple[Slot, ...]:
 
 
 def parameter_of(module: fx.GraphModule, site: Site) -> Tensor:
-    """The site's parameter, float32, detached, in row order (a weight read transposed is a view in column order, and a product rounds
-    differently with it than with what a file gives back)."""
+    """The site's parameter, float32, detached, in row order (a weight read transposed is a view in column order, and
+    a product rounds differently with it than with what a file gives back)."""
     path, name = slots(module, site)[0]
     held = getattr(module.get_submodule(path), name, None)
     if not isinstance(held, Tensor) or tuple(held.shape) != site.shape:

@@ -31,7 +31,7 @@ CLIPS = tuple(1 - 0.05 * i for i in range(11))
 
 class Uniform(Params):
     bits: Annotated[int, Field(ge=2, le=8, description="bits per weight")] = 8
-    group: Annotated[Group, Field(description="columns that share a scale")] = 64
+    group: Annotated[Group, Field(description="columns that share a scale; a wider group than the row is the row")] = 64
     symmetric: Annotated[bool, Field(description="levels symmetric around zero, no zero point stored")] = False
     clip: Annotated[bool, Field(description="search the range with the least squared error in each group")] = False
     rounding: Annotated[
@@ -122,8 +122,6 @@ class UniformQuantisation(Method[Uniform]):
     def refuse(self, shape: tuple[int, ...], point: Uniform) -> Refusal | None:
         if len(shape) != 2 or 0 in shape:
             return Refusal(f"groups of columns need a matrix, not shape {shape}")
-        if point.group != "row" and point.group >= shape[1] and shape[0] > 1:
-            return Refusal(f"a group of {point.group} is not smaller than its {shape[1]} inputs: use `group = row`")
         return None
 
     def wants_form(self, point: Uniform) -> bool:
