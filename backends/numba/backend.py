@@ -84,6 +84,7 @@ class NumbaBackend:
         prepare_masks(lowered)
         join_attentions(lowered, self.level.name)
         fuse_norms(lowered, self.level.name)
+        lowered.delete_all_unused_submodules()
         lowered.graph.lint()
         lowered.recompile()
         return lowered.eval(), rows

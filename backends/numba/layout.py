@@ -128,9 +128,8 @@ class AffineCodes:
         for name in ("scale", "zero"):
             values = getattr(self, name)
             if tuple(values.shape) != (self.rows, groups):
-                raise RequestError(
-                    f"{name} has shape {tuple(values.shape)}; {self.rows} rows of {groups} groups need {(self.rows, groups)}"
-                )
+                wanted = (self.rows, groups)
+                raise RequestError(f"{name} has shape {tuple(values.shape)}; these codes and groups need {wanted}")
             object.__setattr__(self, name, values.detach().float())
         if codes.numel() and int(codes.max()) >= 1 << self.bits:
             raise RequestError(f"a code is {int(codes.max())}; {self.bits} bits go to {(1 << self.bits) - 1}")

@@ -210,9 +210,8 @@ def joined_attention(joined: Tensor, mask: Tensor | None, heads: int, width: int
     source, target, units, run = joined.data_ptr(), y.data_ptr(), batch * heads, attention_kernel(level)
 
     def attend(first: int, last: int) -> None:
-        run(
-            first, last, tokens, heads, width, source, mask_address, mask_stride, factor.data_ptr(), target, workspace(size)
-        )  # fmt: skip
+        addresses = (source, mask_address, mask_stride, factor.data_ptr(), target, workspace(size))
+        run(first, last, tokens, heads, width, *addresses)
 
     threads = torch.get_num_threads()
     if threads > 1 and units > 1 and units * tokens * tokens * width >= _PARALLEL_ATTENTION:
