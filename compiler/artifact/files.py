@@ -53,7 +53,7 @@ def read(folder: Path) -> tuple[Any, bytes]:
     if not folder.is_dir() or not manifest_path.is_file():
         raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}")
     manifest = _json(_bytes(manifest_path, MAX_JSON), manifest_path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
         raise ArtifactError(f"{manifest_path} does not describe an artifact")
     if manifest["format"] > FORMAT:
         raise ArtifactError(
@@ -61,8 +61,9 @@ def read(folder: Path) -> tuple[Any, bytes]:
             f"reads: update tersor"
         )
     contents: dict[str, bytes] = {}
+    listed = manifest.get("files")
     for name in (GRAPH, WEIGHTS):
-        expected = manifest.get("files", {}).get(name)
+        expected = listed.get(name) if isinstance(listed, dict) else None
         if not isinstance(expected, dict):
             raise ArtifactError(f"{manifest_path} does not list {name}: the artifact is damaged; write it again")
         data = _bytes(folder / name, None)

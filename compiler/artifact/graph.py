@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,20 +60,40 @@ def target_to_json(target: Any) -> str:
     raise RequestError(f"the operator {target} of the captured graph cannot be saved")
 
 
+PATH = re.compile(r"""[^\s."'\\(){}\[\]]+(\.[^\s."'\\(){}\[\]]+)*""")
+
+
+def checked_path(path: Any) -> str:
+    """A dotted path of a module or tensor. Paths become Python source in a graph module, and attributes that are set: nothing that
+    closes a string and no double underscore may stand in one."""
+    if not isinstance(path, str) or not PATH.fullmatch(path) or any(p.startswith("__") for p in path.split(".")):
+        raise ArtifactError(f"`{path}` is no path of a module")
+    return path
+
+
+def checked_name(name: Any) -> str:
+    """An argument's name, which becomes Python source in a graph module."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ArtifactError(f"`{name}` is no name of an argument")
+    return name
+
+
 def target_from_json(op: str, target: str) -> Any:
-    """The function behind a name: only ATen operators and a fixed list of arithmetic ones."""
+    """The function behind a name: only ATen operators and a fixed list of arithmetic ones; else a checked name."""
+    if op in ("call_module", "get_attr"):
+        return checked_path(target)
+    if op in ("placeholder", "output"):
+        return checked_name(target)
     if op != "call_function":
-        return target
+        raise ArtifactError(f"the graph holds an operation of unknown kind `{op}`")
     if target in FUNCTIONS:
         return FUNCTIONS[target]
     namespace, _, rest = target.partition(".")
     name, _, overload = rest.partition(".")
-    try:
-        if namespace != "aten":
-            raise AttributeError(target)
-        found = getattr(getattr(torch.ops.aten, name), overload)
-    except AttributeError:
-        raise ArtifactError(f"the graph calls `{target}`, which this version does not know") from None
+    packet = getattr(torch.ops.aten, name, None) if namespace == "aten" and name.isidentifier() else None
+    found = getattr(packet, overload, None) if isinstance(packet, torch._ops.OpOverloadPacket) and overload else None
+    if not isinstance(found, torch._ops.OpOverload) or str(found) != target:
+        raise ArtifactError(f"the graph calls `{target}`, which this version does not know")
     return found
 
 
@@ -138,9 +160,13 @@ def graph_from_json(rows: Sequence[Sequence[Any]]) -> fx.Graph:
         for name, op, target, args, *rest in rows:
             kwargs = rest[0] if rest else {}
             arguments = tuple(value_from_json(a, nodes) for a in args)
-            keywords = {k: value_from_json(v, nodes) for k, v in kwargs.items()}
+            keywords = {checked_name(k): value_from_json(v, nodes) for k, v in kwargs.items()}
+            if name in nodes:
+                raise ValueError(f"two nodes are called {name}")
             nodes[name] = graph.create_node(op, target_from_json(op, target), arguments, keywords, name)
         graph.lint()
+        if not nodes or next(reversed(nodes.values())).op != "output":
+            raise ValueError("it does not end in an output")
     except (KeyError, ValueError, TypeError, RuntimeError, AssertionError) as problem:
         raise ArtifactError(f"the graph is damaged: {problem!r}") from None
     return graph

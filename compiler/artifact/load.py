@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from tersor.compiler.artifact.files import read
-from tersor.compiler.artifact.graph import graph_from_json
+from tersor.compiler.artifact.graph import checked_path, graph_from_json
 from tersor.compiler.artifact.image import BUFFER_PREFIX
 from tersor.compiler.artifact.leaves import rebuild
-from tersor.compiler.errors import ArtifactError
+from tersor.compiler.errors import ArtifactError, CompilerBug
 from tersor.compiler.install import Held, install
 from tersor.compiler.signature import Signature
 from tersor.compiler.stores import Store, from_state
@@ -41,7 +42,7 @@ def load(folder: Path) -> Loaded:
         raise ArtifactError(f"the weights in {folder} are damaged: {problem}") from None
     try:
         return _assemble(graph, arrays)
-    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, SyntaxError, CompilerBug) as problem:
         raise ArtifactError(f"the description in {folder} is damaged: {problem!r}") from None
 
 
@@ -54,6 +55,7 @@ def _assemble(described: Any, arrays: dict[str, Tensor]) -> Loaded:
     for path, leaf in leaves.items():
         set_attribute(root, path, leaf)
     held: dict[str, dict[str, str]] = described["held"]
+    _check_held(held, leaves, stores)
     for name in described["buffers"]:
         set_attribute(root, name, arrays[BUFFER_PREFIX + name])
     for path, attributes in held.items():
@@ -67,13 +69,24 @@ def _assemble(described: Any, arrays: dict[str, Tensor]) -> Loaded:
     return Loaded(module.eval(), signature, held, stores)
 
 
+def _check_held(held: Held, leaves: Mapping[str, nn.Module], stores: Mapping[str, Store]) -> None:
+    """Every parameter of a leaf has a store of its shape, and no leaf holds anything else."""
+    for path, leaf in leaves.items():
+        expected = {name: tuple(p.shape) for name, p in leaf.named_parameters()}
+        found = {name: tuple(stores[store].shape) for name, store in held.get(path, {}).items()}
+        if expected != found:
+            raise ArtifactError(f"the module at `{path}` needs {expected}, but {found} is stored for it")
+
+
 def set_attribute(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
     """Set a module, parameter or buffer at a dotted name, making the modules on the way."""
-    *parents, last = name.split(".")
+    *parents, last = checked_path(name).split(".")
     for part in parents:
-        if not hasattr(root, part):
+        if part not in root._modules:
             root.add_module(part, nn.Module())
-        root = getattr(root, part)
+        root = root.get_submodule(part)
+    if hasattr(root, last):
+        raise ArtifactError(f"two things stand at `{name}`")
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         root.register_buffer(last, value)
     else:
