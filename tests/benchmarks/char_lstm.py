@@ -1,4 +1,4 @@
-"""A character LSTM at a quarter, a sixth and an eighth of its size: bits per character of held-out text, before and after.
+"""A character LSTM at 1/4, 1/6 and 1/8 of its size: bits per character of held-out text, before and after.
 
     python -m tests.benchmarks.char_lstm [--json PATH] [--choices]
 

@@ -1,5 +1,4 @@
-"""A pretrained GRU encoder-decoder (letters to phonemes) at a quarter, a sixth and an eighth of its size: phoneme error before and
-after.
+"""A pretrained GRU encoder-decoder (letters to sounds) at 1/4, 1/6 and 1/8 of its size: phoneme error before and after.
 
     python -m tests.benchmarks.g2p_gru [--json PATH] [--choices]
 

@@ -29,8 +29,8 @@ ROUNDINGS = ("nearest", "compensated")
 @dataclass(frozen=True)
 class Outcome:
     """One budget and rounding: bytes of the files that loading reads, and the metric of the model loaded from them.
-    `fixed_bytes` is what lies on disk besides stored arrays: graph, manifest, header. `predicted` and `diverged` are the
-    KL divergence (nats per output) that was planned, and the one on data that was held out of the calibration."""
+    `fixed_bytes` is what lies on disk besides stored arrays: graph, manifest, header. `predicted` and `diverged` are
+    the KL divergence (nats per output) that was planned, and the one on data held out of the calibration."""
 
     budget: str
     rounding: str
