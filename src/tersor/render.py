@@ -30,7 +30,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """A table without frames; columns named in `right` are numbers."""
     made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
     for row in rows:
         made.add_row(*[str(cell) for cell in row])
     return made

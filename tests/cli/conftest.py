@@ -38,6 +38,9 @@ def model():
 def branching():
     return Branching(), model()[1]
 
+def wide():
+    return nn.Sequential(nn.Embedding(500, 16)), {"input": torch.ones(2, 7, dtype=torch.long)}
+
 def batches():
     g = torch.Generator().manual_seed(1)
     for _ in range(12):

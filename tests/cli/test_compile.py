@@ -183,6 +183,16 @@ def test_bench(run, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "least ms" in run("bench", artifact, "--tokens", "4").out
 
 
-def test_bench_against_another_model(run, artifact: Path) -> None:
-    assert run("bench", artifact, "--tokens", "many").code == 2
-    assert run("bench", artifact, "--backend", "abacus").code == 2
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tokens", "many"), "--tokens many: give lengths"),
+        (("--backend", "abacus"), "there is no backend `abacus`"),
+        (("--against", "tiny_models:wide"), "`tiny_models:wide` does not take what"),
+        (("--data", "tiny_models:too_large_ids"), "the model fails on batch 1"),
+    ],
+)
+def test_what_cannot_be_benched(run, artifact: Path, arguments: tuple[str, ...], message: str) -> None:
+    ran = run("bench", artifact, *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
