@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tersor.backends.numba.features import LEVELS, supported
 from tersor.backends.numba.linear import QuantizedLinear
+
+RUNNABLE = [level.name for level in LEVELS if supported(level)]
+FASTEST = RUNNABLE[0]
+# Levels of one vector width differ in the dot product only.
+WIDTHS = [
+    next(level.name for level in LEVELS if level.lanes == n and supported(level))
+    for n in sorted({level.lanes for level in LEVELS if supported(level)})
+]
 
 
 @dataclass(frozen=True)

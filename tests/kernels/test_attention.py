@@ -6,12 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_oracle import error
+from kernel_oracle import FASTEST, WIDTHS, error
 
 from tersor.backends.numba import ops
-from tersor.backends.numba.features import LEVELS, supported
-
-RUNNABLE = [level.name for level in LEVELS if supported(level)]
 
 
 def reference(joined: torch.Tensor, mask: torch.Tensor | None, heads: int, width: int, scale: float) -> torch.Tensor:
@@ -31,7 +28,7 @@ def reference(joined: torch.Tensor, mask: torch.Tensor | None, heads: int, width
     heads=st.integers(1, 3),
     width=st.sampled_from([16, 32, 40, 64]),
     masked=st.booleans(),
-    level=st.sampled_from(RUNNABLE),
+    level=st.sampled_from(WIDTHS),
 )
 def test_agrees_with_its_equation(batch: int, tokens: int, heads: int, width: int, masked: bool, level: str) -> None:
     joined = torch.randn(batch, tokens, 3 * heads * width) * 2
@@ -43,7 +40,7 @@ def test_agrees_with_its_equation(batch: int, tokens: int, heads: int, width: in
     assert error(actual, reference(joined, mask, heads, width, 0.2).numpy()) < 1e-5
 
 
-@pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("level", WIDTHS)
 def test_a_query_that_sees_nothing_gets_zero(level: str) -> None:
     joined = torch.randn(1, 5, 3 * 32)
     mask = torch.zeros(1, 1, 5, 5)
@@ -56,16 +53,16 @@ def test_a_query_that_sees_nothing_gets_zero(level: str) -> None:
 def test_nan_reaches_the_output() -> None:
     joined = torch.randn(1, 5, 3 * 32)
     joined[0, 1, 3] = torch.nan  # in a query
-    y = ops.attention(joined, None, 1, 32, 0.2, RUNNABLE[0])
+    y = ops.attention(joined, None, 1, 32, 0.2, FASTEST)
     assert y.isfinite().all(-1).tolist() == [[True, False, True, True, True]]
 
 
 def test_threads_change_nothing() -> None:
     joined = torch.randn(2, 128, 3 * 4 * 32)
-    alone = ops.attention(joined, None, 4, 32, 0.2, RUNNABLE[0])
+    alone = ops.attention(joined, None, 4, 32, 0.2, FASTEST)
     torch.set_num_threads(3)
     try:
-        assert torch.equal(ops.attention(joined, None, 4, 32, 0.2, RUNNABLE[0]), alone)
+        assert torch.equal(ops.attention(joined, None, 4, 32, 0.2, FASTEST), alone)
     finally:
         torch.set_num_threads(1)
 
@@ -73,7 +70,7 @@ def test_threads_change_nothing() -> None:
 def test_contract_and_gradient() -> None:
     joined = torch.randn(2, 7, 3 * 2 * 32, requires_grad=True)
     mask = torch.zeros(2, 1, 7, 7)
-    torch.library.opcheck(ops.attention, (joined, mask, 2, 32, 0.2, RUNNABLE[0]))
-    (actual,) = torch.autograd.grad(ops.attention(joined, mask, 2, 32, 0.2, RUNNABLE[0]).square().sum(), joined)
+    torch.library.opcheck(ops.attention, (joined, mask, 2, 32, 0.2, FASTEST))
+    (actual,) = torch.autograd.grad(ops.attention(joined, mask, 2, 32, 0.2, FASTEST).square().sum(), joined)
     (wanted,) = torch.autograd.grad(reference(joined, mask, 2, 32, 0.2).square().sum(), joined)
     torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)

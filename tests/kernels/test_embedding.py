@@ -6,15 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_oracle import random_matrix
+from kernel_oracle import WIDTHS, random_matrix
 
 from tersor.backends.numba import ops
 from tersor.backends.numba.embedding import QuantizedEmbedding, pack_rows, unpack_rows
-from tersor.backends.numba.features import LEVELS, supported
 from tersor.backends.numba.layout import Layout
 from tersor.compiler.errors import RequestError
-
-RUNNABLE = [level.name for level in LEVELS if supported(level)]
 
 
 @given(
@@ -23,7 +20,7 @@ RUNNABLE = [level.name for level in LEVELS if supported(level)]
     bits=st.integers(1, 8),
     group=st.sampled_from([0, 32, 64]),
     shifted=st.booleans(),
-    level=st.sampled_from(RUNNABLE),
+    level=st.sampled_from(WIDTHS),
     seed=st.integers(0, 1000),
 )
 def test_rows_are_the_dense_rows(

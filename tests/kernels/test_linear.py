@@ -7,15 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_oracle import Matrix, error, expected, random_matrix
+from kernel_oracle import FASTEST, RUNNABLE, WIDTHS, Matrix, error, expected, random_matrix
 
-from tersor.backends.numba.features import LEVELS, supported
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.reference import activate
 from tersor.compiler.errors import RequestError
 
-RUNNABLE = [level.name for level in LEVELS if supported(level)]
-FASTEST = RUNNABLE[0]
 # About 200 float32 roundings of 2^-24 on sums of like magnitude.
 TOLERANCE = 1e-5
 
@@ -32,9 +29,14 @@ def activations(rows: int, columns: int, seed: int = 1) -> torch.Tensor:
     return x
 
 
-@levels
-@pytest.mark.parametrize(("group", "activation_group"), [(0, 0), (0, 64), (64, 64), (32, 0)])
-@pytest.mark.parametrize("bits", [8, 4, 2])
+KINDS = [(0, 0), (0, 64), (64, 64), (32, 0)]
+
+
+@pytest.mark.parametrize(
+    ("level", "bits", "group", "activation_group"),
+    [(FASTEST, bits, *kind) for bits in (8, 4, 2) for kind in KINDS]
+    + [(level, *case) for level in RUNNABLE[1:] for case in ((8, 0, 0), (8, 0, 64), (4, 64, 64), (2, 0, 0))],
+)
 def test_agrees_with_integers(level: str, bits: int, group: int, activation_group: int) -> None:
     matrix = random_matrix(70, 200, bits, group)
     x = activations(16, 200)
@@ -87,7 +89,7 @@ def test_a_row_does_not_depend_on_its_neighbours(activation_group: int) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
-@levels
+@pytest.mark.parametrize("level", WIDTHS)
 def test_fused_activation(level: str, activation: str) -> None:
     matrix = random_matrix(67, 96, 8)
     x = activations(5, 96) * 4
