@@ -18,7 +18,8 @@ from tersor.compiler.artifact.image import BUFFER_PREFIX
 from tersor.compiler.artifact.leaves import rebuild
 from tersor.compiler.errors import ArtifactError, CompilerBug
 from tersor.compiler.install import Held, install
-from tersor.compiler.signature import Signature
+from tersor.compiler.program import verify_graph
+from tersor.compiler.signature import Constant, Group, Output, Signature, TensorAt
 from tersor.compiler.stores import Store, from_state
 from tersor.compiler.stores.base import join
 
@@ -66,6 +67,8 @@ def _assemble(described: Any, arrays: dict[str, Tensor]) -> Loaded:
                 set_attribute(root, join(path, attribute), nn.Parameter(torch.empty(0)))
     module = fx.GraphModule(root, graph_from_json(described["nodes"]), class_name="Compressed")
     install(module, held, stores)
+    verify_graph(module, signature)
+    _check_signature(module, signature)
     return Loaded(module.eval(), signature, held, stores)
 
 
@@ -76,6 +79,29 @@ def _check_held(held: Held, leaves: Mapping[str, nn.Module], stores: Mapping[str
         found = {name: tuple(stores[store].shape) for name, store in held.get(path, {}).items()}
         if expected != found:
             raise ArtifactError(f"the module at `{path}` needs {expected}, but {found} is stored for it")
+
+
+def _check_signature(module: fx.GraphModule, signature: Signature) -> None:
+    """The signature speaks only of inputs and outputs that the graph has, and of output classes that may be made."""
+    (output,) = module.graph.find_nodes(op="output")
+    ranks = {i.name: i.rank for i in signature.inputs}
+    made = [i.default.partition(":")[::2] for i in signature.inputs if i.default is not None]
+    fits = all(limit.input in ranks and limit.dim < ranks[limit.input] for limit in signature.limits)
+    fits = fits and all(make in ("ones_like", "zeros_like") and like in ranks for make, like in made)
+    if not fits or not _possible(signature.output, len(output.args[0])):
+        raise ArtifactError("the description of how the model is called does not fit its graph")
+
+
+def _possible(output: Output, tensors: int) -> bool:
+    match output:
+        case TensorAt(index):
+            return isinstance(index, int) and 0 <= index < tensors
+        case Constant():
+            return True
+        case Group(kind, items, fields):
+            known = kind in ("tuple", "list", "dict") or kind.split(":")[0].split(".")[0] == "transformers"
+            named = len(fields) == len(items) or kind in ("tuple", "list")
+            return known and named and all(_possible(item, tensors) for item in items)
 
 
 def set_attribute(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
