@@ -50,7 +50,9 @@ def total(taken: Sequence[Choice]) -> tuple[float, int]:
 def instances(draw: st.DrawFn) -> Choices:
     sites = [f"s{i}" for i in range(draw(st.integers(1, 4)))]
     sizes, damages = st.integers(1, 10_000), st.integers(0, 1000).map(lambda n: n / 64)
-    choices = {s: [Choice(s, None, draw(sizes), draw(damages), 0.0) for _ in range(draw(st.integers(1, 3)))] for s in sites}
+    choices = {
+        s: [Choice(s, None, draw(sizes), draw(damages), 0.0) for _ in range(draw(st.integers(1, 3)))] for s in sites
+    }
     together = draw(st.lists(st.sampled_from(sites), unique=True, max_size=4))
     for sparsity in draw(st.sampled_from([(), (0.5,), (0.5, 0.9)])):
         for s in together:

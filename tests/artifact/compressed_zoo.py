@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 
 import torch
+from tests.zoo import VOCAB, ZOO
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -23,7 +24,6 @@ from tersor.passes.prune.magnitude import Magnitude, MagnitudePruning
 from tersor.passes.quantize.half import Half, HalfPrecision
 from tersor.passes.quantize.kmeans import KMeans, KMeansCodes
 from tersor.passes.quantize.uniform import Uniform, UniformQuantisation
-from tests.zoo import VOCAB, ZOO
 
 RECIPES: dict[str, tuple[Step, ...]] = {
     "uniform": (Step(UniformQuantisation(), Uniform(bits=4, group="row")),),

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.artifact.compressed_zoo import rewritten
+from tests.artifact.test_round_trip import image_of
 from torch import nn
 
 from tersor.compiler.artifact.files import write
 from tersor.compiler.artifact.image import GRAPH, MANIFEST, WEIGHTS, Image
 from tersor.compiler.artifact.load import load
 from tersor.compiler.errors import ArtifactError
-from tests.artifact.compressed_zoo import rewritten
-from tests.artifact.test_round_trip import image_of
 
 NAME, RECIPE = "lstm_lm", "prune"
 Edit = Callable[[Any], object]
@@ -141,7 +141,7 @@ def test_a_graph_that_is_none(files: Image, data: bytes, tmp_path: Path) -> None
     refused(tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 8, b"\xff" * 64, b"\x10\0\0\0\0\0\0\0{}", b'\x02\0\0\0\0\0\0\0{}'])
+@pytest.mark.parametrize("data", [b"", b"\0" * 8, b"\xff" * 64, b"\x10\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0{}"])
 def test_weights_that_are_none(files: Image, data: bytes, tmp_path: Path) -> None:
     write(tmp_path, with_checksums({**files, WEIGHTS: data}))
     refused(tmp_path)
@@ -190,8 +190,15 @@ def first_module(field: str, value: Any, kind: str) -> Edit:
 
 
 EDITS: dict[str, Edit] = {
-    **{f"no {key}": (lambda g, k=key: g.pop(k)) for key in ("signature", "nodes", "modules", "held", "stores", "buffers")},
-    **{f"{key} is {v!r}": set_in(key, value=v) for key in ("signature", "nodes", "modules", "held", "stores") for v in (3, "x", None)},
+    **{
+        f"no {key}": (lambda g, k=key: g.pop(k))
+        for key in ("signature", "nodes", "modules", "held", "stores", "buffers")
+    },
+    **{
+        f"{key} is {v!r}": set_in(key, value=v)
+        for key in ("signature", "nodes", "modules", "held", "stores")
+        for v in (3, "x", None)
+    },
     "an unknown operator": retarget("aten.no_such_operator.default"),
     "an unknown overload": retarget("aten.add.no_such_overload"),
     "an operator without overload": retarget("aten.add"),
@@ -212,9 +219,7 @@ EDITS: dict[str, Edit] = {
     "a bad float": argument({"float": "abc"}),
     "an unhashable tag": argument({"n": []}),
     "a default that is code": lambda g: g["nodes"][0].__setitem__(2, "x=print(1)"),
-    "a path that is code": lambda g: g["nodes"].insert(
-        1, ["extra", "get_attr", 'a"), print(1), getattr(self, "a', []]
-    ),
+    "a path that is code": lambda g: g["nodes"].insert(1, ["extra", "get_attr", 'a"), print(1), getattr(self, "a', []]),
     "a keyword that is code": lambda g: call(g).append({"a=print(1), b": 1}),
     "a placeholder that is a keyword": lambda g: g["nodes"][0].__setitem__(2, "lambda"),
     "a short row": lambda g: g["nodes"][0].clear(),
@@ -251,7 +256,9 @@ EDITS: dict[str, Edit] = {
     "stores of other shapes": every("stores", lambda s: s | {"shape": [n + 1 for n in s["shape"]]}),
     "stores turned": every("stores", lambda s: s | {"shape": s["shape"][::-1]}),
     "stores of no kind": every("stores", lambda s: s | {"kind": "nothing"}),
-    "an output class that is not ours": set_in("signature", "output", value={"group": "os:system", "items": [], "fields": []}),
+    "an output class that is not ours": set_in(
+        "signature", "output", value={"group": "os:system", "items": [], "fields": []}
+    ),
     "an output that is not there": set_in("signature", "output", value={"tensor": 99}),
     "no outputs": set_in("signature", "output", value={}),
     "another input": set_in("signature", "inputs", value=[{"name": "x", "dtype": "int64", "rank": 2}]),
@@ -300,7 +307,9 @@ def test_any_value_of_the_graph_replaced(files: Image, tmp_path: Path, data: st.
 def test_any_byte_of_the_graph_replaced(files: Image, tmp_path: Path, data: st.DataObject) -> None:
     graph = bytearray(files[GRAPH])
     for _ in range(data.draw(st.integers(1, 3))):
-        graph[data.draw(st.integers(0, len(graph) - 1))] = data.draw(st.sampled_from(b'0123456789-.[]{}",:abetnuls_ \xff'))
+        graph[data.draw(st.integers(0, len(graph) - 1))] = data.draw(
+            st.sampled_from(b'0123456789-.[]{}",:abetnuls_ \xff')
+        )
     load_or_refuse(with_checksums({**files, GRAPH: bytes(graph)}), tmp_path)
 
 

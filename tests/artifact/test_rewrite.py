@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.artifact.compressed_zoo import CHANGED, RECIPES, by_hand, captured, inputs_like, leaves, rewritten, stores_of
+from tests.zoo import ZOO
 from torch import nn
 
 from tersor.compiler.callable import CompiledModule
@@ -12,8 +14,6 @@ from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, Co
 from tersor.compiler.install import installed
 from tersor.compiler.rewrite import held_by, rewrite
 from tersor.compiler.stores import Dense
-from tests.artifact.compressed_zoo import CHANGED, RECIPES, by_hand, captured, inputs_like, leaves, rewritten, stores_of
-from tests.zoo import ZOO
 
 RECURRENT = {"lstm_lm", "lstm_tied", "gru_lm", "rnn_lm", "bilstm"}
 CLOSE = 1e-5
@@ -75,7 +75,9 @@ def test_every_floating_array_trains(name: str, recipe: str) -> None:
 def test_can_be_exported_again(name: str) -> None:
     _, example, program = captured(name)
     module = rewritten(name, "uniform")
-    inputs = tuple(inputs_like(example, 2, 12)[n] if n in example else program.example[n] for n in program.signature.names)
+    inputs = tuple(
+        inputs_like(example, 2, 12)[n] if n in example else program.example[n] for n in program.signature.names
+    )
     with shapes_only():
         exported = torch.export.export(module, inputs, strict=False)
     if name in RECURRENT:  # exported with shapes only; running it computes
@@ -110,9 +112,7 @@ def test_plain_stores_keep_classes_and_ties(name: str) -> None:
         assert type(module.get_submodule(path)) is type(program.module.get_submodule(path)) or path == ""
         for attribute in attributes:
             assert isinstance(getattr(module.get_submodule(path), attribute), nn.Parameter)
-    assert sum(p.numel() for p in module.parameters()) == sum(
-        s.params for s in program.sites if s.kind != "attention"
-    )
+    assert sum(p.numel() for p in module.parameters()) == sum(s.params for s in program.sites if s.kind != "attention")
     theirs, inputs = by_hand(name, stores), inputs_like(example, 2, 8)
     with torch.no_grad():
         ours = CompiledModule(module.eval(), program.signature)

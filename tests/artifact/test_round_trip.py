@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from tests.artifact.compressed_zoo import RECIPES, captured, inputs_like, leaves, rewritten, stores_of
+from tests.zoo import ZOO
 
 from tersor.compiler.artifact.files import disk_size, write
 from tersor.compiler.artifact.image import GRAPH, MANIFEST, WEIGHTS, Image, image, size_of
@@ -16,8 +18,6 @@ from tersor.compiler.callable import CompiledModule
 from tersor.compiler.errors import RequestError
 from tersor.compiler.install import installed
 from tersor.compiler.rewrite import held_by, rewrite
-from tests.artifact.compressed_zoo import RECIPES, captured, inputs_like, leaves, rewritten, stores_of
-from tests.zoo import ZOO
 
 
 def image_of(name: str, recipe: str) -> Image:

@@ -7,13 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-from tersor.compiler.candidate import Step
-from tersor.compiler.method import Context, Method, Params, Refusal
-from tersor.compiler.stores import Affine, Chain, Codebook, Codes, Dense, Store
-from tersor.compiler.stores.base import Json
-from tersor.passes.quantize.uniform import Uniform, UniformQuantisation, quantise
 from tests.laws.cases import drawn
 from tests.laws.laws import (
     STORE_LAWS,
@@ -31,6 +24,13 @@ from tests.laws.laws import (
     law_shape,
     law_snapped,
 )
+from torch import Tensor
+
+from tersor.compiler.candidate import Step
+from tersor.compiler.method import Context, Method, Params, Refusal
+from tersor.compiler.stores import Affine, Chain, Codebook, Codes, Dense, Store
+from tersor.compiler.stores.base import Json
+from tersor.passes.quantize.uniform import Uniform, UniformQuantisation, quantise
 
 WEIGHT = drawn(6, 20)
 

@@ -8,14 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from tests.laws.cases import TENSORS
+from tests.laws.laws import STORE_LAWS, law_idempotent, law_shape
+from tests.laws.test_laws_methods import TOLERANCE
 
 from tersor.compiler.candidate import Step, pack
 from tersor.compiler.method import Method, Refusal
 from tersor.compiler.stores import Store
 from tersor.passes import METHODS
-from tests.laws.cases import TENSORS
-from tests.laws.laws import STORE_LAWS, law_idempotent, law_shape
-from tests.laws.test_laws_methods import TOLERANCE
 
 PAIRS = [(first, second) for first in METHODS for second in METHODS]
 DISTINCT = [method for method in METHODS if method.scope == "site"]

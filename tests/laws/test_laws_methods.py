@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.laws.cases import SHAPES, STEPS, TENSORS
+from tests.laws.laws import STORE_LAWS, law_idempotent, law_monotone, law_refuse, law_shape
 
 from tersor.compiler.candidate import Step, pack
 from tersor.compiler.method import Method, Refusal
 from tersor.passes import METHODS
-from tests.laws.cases import SHAPES, STEPS, TENSORS
-from tests.laws.laws import STORE_LAWS, law_idempotent, law_monotone, law_refuse, law_shape
 
 IDS = [method.id for method in METHODS]
 

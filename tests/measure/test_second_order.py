@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.artifact.compressed_zoo import captured, inputs_like
 from torch import Tensor
 
 from tersor.compiler.errors import RequestError
@@ -12,7 +13,6 @@ from tersor.compiler.measure.damage import SecondOrder, WeightError, relative_er
 from tersor.compiler.measure.signal import SIGNALS
 from tersor.compiler.program import Program
 from tersor.compiler.slots import parameter_of, slots
-from tests.artifact.compressed_zoo import captured, inputs_like
 
 BF16 = 2.0**-7
 """Inputs and gradients are kept in bfloat16, 2^-9 of each off: a product is off by 2^-8, its square by 2^-7; the sum of a slope may

@@ -101,7 +101,7 @@ def test_error_levels_and_ends(bits: int, group: Any) -> None:
     inner = (store.codes.values > 0) & (store.codes.values < 2**bits - 1)
     assert bool((error <= step / 2 * (1 + SCALE) + 1e-7)[inner].all())
     scale = store.scale.values
-    assert bool(((scale.double() - step[:, :: width][:, : scale.shape[1]]).abs() <= SCALE * scale.double()).all())
+    assert bool(((scale.double() - step[:, ::width][:, : scale.shape[1]]).abs() <= SCALE * scale.double()).all())
     for row in range(7):
         for g in range(scale.shape[1]):
             levels = found[row, g * width : (g + 1) * width].unique()
@@ -121,7 +121,9 @@ def test_both_ends_of_the_range_get_the_outer_codes(bits: int) -> None:
 
 
 @given(
-    arrays.arrays(np.float32, (3, 11), elements=st.floats(-1e3, 1e3, width=32).filter(lambda v: v == 0 or abs(v) > 1e-3)),
+    arrays.arrays(
+        np.float32, (3, 11), elements=st.floats(-1e3, 1e3, width=32).filter(lambda v: v == 0 or abs(v) > 1e-3)
+    ),
     st.integers(2, 8),
     st.booleans(),
     st.booleans(),
@@ -156,7 +158,9 @@ def test_the_last_group_of_a_ragged_row_is_a_group_of_its_own(columns: int) -> N
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_clipping_is_never_worse_and_somewhere_better(bits: int, symmetric: bool) -> None:
     weight = drawn(20, 128, seed=2).pow(3)
-    plain, clipped = (METHOD.pack(weight, Uniform(bits=bits, symmetric=symmetric, clip=c)).dense() for c in (False, True))
+    plain, clipped = (
+        METHOD.pack(weight, Uniform(bits=bits, symmetric=symmetric, clip=c)).dense() for c in (False, True)
+    )
     per_group = [(d - weight).square().reshape(20, 2, 64).sum(-1) for d in (plain, clipped)]
     assert bool((per_group[1] <= per_group[0] * (1 + 1e-5) + 1e-12).all())
     if bits < 8:
@@ -174,7 +178,9 @@ def test_symmetric_codes(bits: int) -> None:
     assert int((store.codes.values.int() - half).abs().max()) == half - 1
     assert torch.equal(METHOD.pack(-weight, point).dense(), -store.dense())
     step = weight.double().abs().amax(1, True) / (half - 1)
-    assert bool(((store.dense() - weight).double().abs() <= step / 2 * (1 + SCALE) + SCALE * weight.double().abs()).all())
+    assert bool(
+        ((store.dense() - weight).double().abs() <= step / 2 * (1 + SCALE) + SCALE * weight.double().abs()).all()
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -2.5, 1e-6, 1e6, -65504.0])

@@ -95,7 +95,9 @@ def shaken(spec: Any, data: st.DataObject) -> Any:
         if data.draw(st.integers(0, 4)) == 0:
             del place[key]
         else:
-            junk = st.one_of(st.integers(-3, 2**40), st.text(max_size=4), st.none(), st.floats(), st.just({}), st.just([]))
+            junk = st.one_of(
+                st.integers(-3, 2**40), st.text(max_size=4), st.none(), st.floats(), st.just({}), st.just([])
+            )
             place[key] = data.draw(junk)
         return spec
 
