@@ -2,8 +2,8 @@
 
 For a probe f per example (`measure.signal`) and a weight W read as y = x W^T, the derivative of f along a change D of
 W is sum_t g_t^T D x_t over the tokens t of the example, with g = df/dy. So it is enough to keep x and g, in 16 bits,
-for as many examples as fit the memory limit. Weights without such a product (the recurrent ones) keep df/dW per
-example.
+for as many examples as fit the memory limit. Weights without such a product (the recurrent ones, with their biases)
+keep df/dW per example.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def collect(
     if not batches:
         raise RequestError("the calibration data has no examples")
     sites = [s for s in program.sites if s.kind in ("linear", "embedding") and s.readers]
-    recurrent = [s for s in program.sites if s.kind == "recurrent"]
+    recurrent = [s for s in program.sites if s.kind == "recurrent" or s.role == "recurrent.bias"]
     budget = memory or max(MIN_MEMORY, sum(s.bytes for s in program.sites))
     total = sum(map(batch_size, batches))
     tokens = sum(next(iter(b.values())).shape[:2].numel() for b in batches) / total

@@ -108,7 +108,7 @@ def test_the_score_of_a_change_is_the_divergence_it_causes(model_name: str) -> N
             return [logits.view([tensors(run(**b))[0].double()], b) for b in batches]
 
     before = answers()
-    for site in (s for s in program.sites if s.kind == "recurrent"):
+    for site in (s for s in program.sites if s.role.startswith("recurrent.")):
         weight = run.graph_module.get_parameter(site.name)
         change = 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
         predicted = sum(score or 0.0 for damage in damages for score in damage.score(site, [change])) / PROBES
