@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -24,7 +25,8 @@ class Step:
 
     @cached_property
     def text(self) -> str:
-        """As a policy would write it; only what differs from the defaults, and always the first parameter."""
+        """As a policy would write it, only what differs from the defaults, and always the first parameter. Two points
+        of a method have the same text only when they are equal: texts name points."""
         fields = type(self.point).model_fields
         values = {n: getattr(self.point, n) for n in fields}
         shown = {n: v for i, (n, v) in enumerate(values.items()) if i == 0 or v != fields[n].default}
@@ -34,7 +36,18 @@ class Step:
 def _word(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value * 100:g}%" if isinstance(value, float) else str(value)
+    return percent(value) if isinstance(value, float) else str(value)
+
+
+def percent(fraction: float) -> str:
+    """A share in per cent, in the fewest digits that read back as the same number.
+
+    >>> percent(0.07), percent(1 / 3), percent(1.0)
+    ('7%', '33.33333333333333%', '100%')
+    """
+    # Decimal, because moving the point of the shortest text is exact where multiplying by 100 rounds.
+    shifted = Decimal(repr(fraction)).scaleb(2).normalize()
+    return f"{shifted:{'f' if shifted.adjusted() > -7 else 'e'}}%"
 
 
 @dataclass(frozen=True)

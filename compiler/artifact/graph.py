@@ -63,19 +63,40 @@ def target_to_json(target: Any) -> str:
 PATH = re.compile(r"""[^\s."'\\(){}\[\]]+(\.[^\s."'\\(){}\[\]]+)*""")
 
 
+def is_path(path: Any) -> bool:
+    """Whether this can be the dotted path of a module or tensor in an artifact. Paths become Python source in a graph
+    module, and attributes that are set: nothing that closes a string and no double underscore may stand in one."""
+    return isinstance(path, str) and bool(PATH.fullmatch(path)) and not any(p.startswith("__") for p in path.split("."))
+
+
+def is_name(name: Any) -> bool:
+    """Whether this can be the name of an argument, which becomes Python source in a graph module."""
+    return isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+
+
 def checked_path(path: Any) -> str:
-    """A dotted path of a module or tensor. Paths become Python source in a graph module, and attributes that are set: nothing that
-    closes a string and no double underscore may stand in one."""
-    if not isinstance(path, str) or not PATH.fullmatch(path) or any(p.startswith("__") for p in path.split(".")):
+    """A path read from an artifact."""
+    if not is_path(path):
         raise ArtifactError(f"`{path}` is no path of a module")
-    return path
+    return str(path)
 
 
 def checked_name(name: Any) -> str:
-    """An argument's name, which becomes Python source in a graph module."""
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+    """The name of an argument read from an artifact."""
+    if not is_name(name):
         raise ArtifactError(f"`{name}` is no name of an argument")
-    return name
+    return str(name)
+
+
+def saveable(node: fx.Node) -> None:
+    """Refuse at once what loading would refuse: RequestError that names the path or the argument."""
+    if node.op in ("call_module", "get_attr") and not is_path(node.target):
+        raise RequestError(
+            f"the module path `{node.target}` cannot be saved: spaces, quotes, brackets, backslashes and a leading "
+            f"double underscore may not stand in one; rename that attribute of the model"
+        )
+    if node.op == "placeholder" and not is_name(node.target):
+        raise RequestError(f"the input `{node.target}` cannot be saved: its name is no Python identifier; rename it")
 
 
 def target_from_json(op: str, target: str) -> Any:
@@ -144,9 +165,11 @@ def value_from_json(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
 
 
 def graph_to_json(graph: fx.Graph) -> list[list[Any]]:
-    """One row per node: name, operation, target, arguments and, where there are any, keyword arguments."""
+    """One row per node: name, operation, target, arguments and, where there are any, keyword arguments. RequestError
+    for what could not be read back."""
     rows: list[list[Any]] = []
     for node in graph.nodes:
+        saveable(node)
         row = [node.name, node.op, target_to_json(node.target), [value_to_json(a) for a in node.args]]
         rows.append(row + ([{k: value_to_json(v) for k, v in node.kwargs.items()}] if node.kwargs else []))
     return rows

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.capture import opaque as opaque_leaves
-from tersor.compiler.capture.export import check_dynamic, export, plain_config, stretched
+from tersor.compiler.capture.export import check_dynamic, check_names, export, plain_config, stretched
 from tersor.compiler.capture.flatten import flatten
 from tersor.compiler.capture.indices import find_limits, index_values, with_values
 from tersor.compiler.capture.lift import Lifted, lift
@@ -60,6 +60,7 @@ def capture(
     `roles` overrides inferred roles by path glob. Raises CaptureError with the cause and what to try.
     """
     inputs = _checked_example(example)
+    check_names(model)
     if copy:
         model = copying.deepcopy(model)
     training = model.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import keyword
 import logging
 import sys
 import warnings
@@ -57,6 +58,17 @@ def _told_by_the_error() -> Iterator[None]:
     finally:
         logging.disable(disabled)
     sys.stderr.write(printed.getvalue())  # not where an error went through
+
+
+def check_names(model: nn.Module) -> None:
+    """The graph becomes Python source in which a path is a chain of attributes: name those that cannot stand there."""
+    paths = [name for name, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())]
+    for path in paths:
+        if any(c in path for c in '"\\\n') or any(keyword.iskeyword(part) for part in path.split(".")):
+            raise CaptureError(
+                f"the attribute `{path}` of {type(model).__name__} cannot be captured: Python keywords, double quotes, "
+                f"backslashes and line ends may not stand in its path; rename it"
+            )
 
 
 def stretched(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
