@@ -14,9 +14,9 @@ from tersor.compiler.artifact.image import Image, image, size_of
 from tersor.compiler.budget import infeasible, original_bytes, size_limit
 from tersor.compiler.diagnostics import Diagnostic, PolicyError
 from tersor.compiler.errors import RequestError
-from tersor.compiler.measure.collect import Batch, Progress, collect
+from tersor.compiler.measure.collect import Batch, Progress
 from tersor.compiler.measure.damage import Damage, SecondOrder, WeightError
-from tersor.compiler.measure.forms import lookup_forms, product_forms
+from tersor.compiler.measure.forms import product_forms
 from tersor.compiler.measure.price import Choice, Measurements, measure, pack_chosen
 from tersor.compiler.measure.signal import SIGNALS, Signal, SignalName, signal_of
 from tersor.compiler.method import Method
@@ -50,8 +50,8 @@ def scorer(
     if batches is None:
         return WeightError(), 0
     chosen: Signal = SIGNALS[signal] if signal else signal_of(program)
-    calibration = collect(program, batches, chosen, progress=progress)
-    return SecondOrder(calibration), calibration.examples
+    second_order = SecondOrder(program, batches, chosen, progress=progress)
+    return second_order, second_order.schedule.examples
 
 
 def check_data(resolution: Resolution, batches: Sequence[Batch] | None) -> None:
@@ -83,7 +83,7 @@ class Forms:
 
     def __init__(self, program: Program, batches: Sequence[Batch], damage: Damage, progress: Progress | None) -> None:
         self.program, self.batches, self.progress = program, batches, progress
-        self.known = lookup_forms(damage.calibration) if isinstance(damage, SecondOrder) else {}
+        self.known = dict(damage.forms) if isinstance(damage, SecondOrder) else {}
 
     def of(self, chosen: Mapping[str, Choice]) -> Mapping[str, Tensor]:
         """The forms of the chosen candidates that want one."""
@@ -168,6 +168,7 @@ def _solve(
         if limit is None or exact <= limit:
             return found, stores, files
         overhead = max(overhead + 1, exact - found.bytes)
+        del stores, files  # before the next ones are made
     raise RequestError("the size of the artifact does not settle below the budget; raise it by a kilobyte")
 
 

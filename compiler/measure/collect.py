@@ -28,9 +28,11 @@ from tersor.compiler.stores.base import join
 Batch = Mapping[str, Tensor]
 Progress = Callable[[str, int, int], None]
 
-MAX_EXAMPLES = 512
-MIN_MEMORY = 128 * 2**20
+MAX_EXAMPLES = 192
+MAX_PASSES = 3
+MIN_MEMORY = 64 * 2**20
 KEPT = torch.bfloat16
+TRACED = ("linear", "embedding", "recurrent")
 
 
 @dataclass(frozen=True)
@@ -183,38 +185,64 @@ def probe(run: CompiledModule, batch: Batch, signal: Signal, generator: torch.Ge
     return signal.probe(run.graph_module(*[inputs[n] for n in run.signature.names]), inputs, generator)
 
 
-def bytes_per_token(sites: Sequence[Site]) -> int:
-    """Bytes of the traces of one token, shared inputs counted once per reader."""
-    linear = sum(sum(s.shape) * len(s.readers) for s in sites if s.kind == "linear")
-    embedding = sum((s.shape[1] + 4) * len(s.readers) for s in sites if s.kind == "embedding")
-    return (linear + embedding) * KEPT.itemsize
+def bytes_per_example(site: Site, tokens: float) -> float:
+    """Bytes of the traces of one example with this many tokens; an input shared by several readers is counted for
+    each."""
+    if site.kind in ("recurrent", "bias"):
+        return 4.0 * site.params
+    width = site.shape[1] + 4 if site.kind == "embedding" else sum(site.shape)
+    return float(width * len(site.readers) * KEPT.itemsize) * tokens
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the traces fit the memory: `examples` of them, for one group of sites after another, each in a pass of its
+    own."""
+
+    examples: int
+    groups: tuple[tuple[Site, ...], ...]
+
+
+def schedule(sites: Sequence[Site], batches: Sequence[Batch], memory: int | None = None) -> Schedule:
+    """At most `MAX_PASSES` passes over as many examples as `memory` bytes allow a group (default: half the size of the
+    model, at least `MIN_MEMORY`). Raises RequestError when there are no examples."""
+    if not batches:
+        raise RequestError("the calibration data has no examples")
+    traced = [s for s in sites if s.role == "recurrent.bias" or (s.kind in TRACED and s.readers)]
+    budget = memory or max(MIN_MEMORY, sum(s.bytes for s in sites) // 2)
+    total = sum(map(batch_size, batches))
+    tokens = sum(next(iter(b.values())).shape[:2].numel() for b in batches) / total
+    costs = [bytes_per_example(s, tokens) for s in traced]
+    # A group may overshoot its share by one site: plan for the share less the largest site.
+    share = max(budget - max(costs, default=0.0), budget / 2)
+    examples = max(1, min(MAX_EXAMPLES, total, int(MAX_PASSES * share / max(1.0, sum(costs)))))
+    groups: list[list[Site]] = [[]]
+    filled = 0.0
+    for site, cost in zip(traced, costs, strict=True):
+        if filled and (filled + cost) * examples > budget:
+            groups.append([])
+            filled = 0.0
+        groups[-1].append(site)
+        filled += cost
+    return Schedule(examples, tuple(map(tuple, groups)))
 
 
 def collect(
     program: Program,
+    sites: Sequence[Site],
     batches: Sequence[Batch],
     signal: Signal,
+    examples: int,
     *,
-    memory: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Run the probe backwards over the batches, in eval mode, and keep the traces.
+    """Run the probe backwards over `examples` examples, in eval mode, and keep the traces of `sites`.
 
-    `memory` bounds their bytes (default: the size of the model, at least 128 MiB); the number of examples follows
-    from it.
+    The same seed gives the same probes, whichever sites are traced.
     """
-    if not batches:
-        raise RequestError("the calibration data has no examples")
-    sites = [s for s in program.sites if s.kind in ("linear", "embedding") and s.readers]
-    recurrent = [s for s in program.sites if s.kind == "recurrent" or s.role == "recurrent.bias"]
-    budget = memory or max(MIN_MEMORY, sum(s.bytes for s in program.sites))
-    total = sum(map(batch_size, batches))
-    tokens = sum(next(iter(b.values())).shape[:2].numel() for b in batches) / total
-    per_example = bytes_per_token(sites) * tokens + 4 * sum(s.params for s in recurrent)
-    examples = max(1, min(MAX_EXAMPLES, total, int(budget / max(1.0, per_example))))
     run = program.callable().eval()
-    taps = _Taps(run.graph_module, sites)
+    taps = _Taps(run.graph_module, [s for s in sites if s.kind in ("linear", "embedding")])
     generator = torch.Generator().manual_seed(seed)
     try:
         with _gradients_only_for(run, ()):
@@ -228,7 +256,8 @@ def collect(
     finally:
         taps.close()
     traces = {name: tuple(found) for name, found in taps.traces.items() if found and name not in taps.mixed}
-    traces |= _slopes(run, [*recurrent, *taps.mixed.values()], batches, signal, examples, seed, progress)
+    hidden = [s for s in sites if s.kind not in ("linear", "embedding")]
+    traces |= _slopes(run, [*hidden, *taps.mixed.values()], batches, signal, examples, seed, progress)
     return Calibration(traces, examples, signal)
 
 

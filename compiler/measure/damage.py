@@ -9,13 +9,17 @@ of a random probe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tersor.compiler.measure.collect import Calibration, Lookups, Products, Slopes, Trace
+from tersor.compiler.measure.collect import Batch, Lookups, Products, Progress, Slopes, Trace, collect, schedule
+from tersor.compiler.measure.forms import lookup_forms
+from tersor.compiler.measure.signal import Signal
+from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 
 BLOCK_BYTES = 32 * 2**20
@@ -31,8 +35,8 @@ class Damage(Protocol):
 
 def relative_error(weight: Tensor, change: Tensor) -> float:
     """||D||^2 / ||W||^2 (0 for a weight of zeros that stays so)."""
-    size = float(weight.square().sum())
-    return float(change.square().sum()) / size if size > 0 else float(change.square().sum())
+    size, moved = (float(torch.linalg.vector_norm(t)) ** 2 for t in (weight, change))
+    return moved / size if size > 0 else moved
 
 
 class WeightError:
@@ -46,22 +50,56 @@ class WeightError:
 
 
 class SecondOrder:
-    """Damage from the traces of one calibration pass."""
+    """Damage from traces, collected for one group of sites after another as they are asked for.
 
-    def __init__(self, calibration: Calibration) -> None:
-        self.calibration = calibration
-        self.unit = calibration.signal.unit
+    `forms` are the error forms of the weights that are looked up, of the groups so far.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        batches: Sequence[Batch],
+        signal: Signal,
+        *,
+        memory: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.unit = signal.unit
+        self.forms: dict[str, Tensor] = {}
+        self.schedule = schedule(program.sites, batches, memory)
+        self._group = {site.name: i for i, group in enumerate(self.schedule.groups) for site in group}
+        self._collect = partial(
+            collect,
+            program,
+            batches=batches,
+            signal=signal,
+            examples=self.schedule.examples,
+            seed=seed,
+            progress=progress,
+        )
+        self._held: int | None = None
+        self._traces: Mapping[str, tuple[Trace, ...]] = {}
+
+    def traces(self, site: Site) -> tuple[Trace, ...]:
+        """What calibration knows about a site; nothing where the signal does not reach it."""
+        group = self._group.get(site.name)
+        if group is not None and group != self._held:
+            self._traces = {}  # the old ones make room first
+            self._traces = self._collect(self.schedule.groups[group]).traces
+            self._held = group
+            self.forms |= lookup_forms(self._traces)
+        return self._traces.get(site.name, ())
 
     def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]:
-        traces = self.calibration.traces.get(site.name, ())
-        for chunk in _chunks(changes, max(1, 4 * BLOCK_BYTES // max(1, 4 * site.params))):
-            if not traces:
-                yield from [None] * len(chunk)
-                continue
-            slopes = torch.zeros(self.calibration.examples, len(chunk))
+        traces = self.traces(site)
+        for chunk in _chunks(changes, max(1, BLOCK_BYTES // max(1, 4 * site.params))):
+            slopes = torch.zeros(self.schedule.examples, len(chunk))
             for trace in traces:
                 _add_slopes(slopes, trace, chunk)
-            yield from (0.5 * slopes.square().mean(0)).tolist()
+            chunk.clear()  # the changes of a large table are large: gone before the next ones are made
+            scores: list[float | None] = (0.5 * slopes.square().mean(0)).tolist()
+            yield from scores if traces else [None] * len(scores)
 
 
 def _chunks(changes: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:

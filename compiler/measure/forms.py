@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tersor.compiler.measure.collect import Batch, Calibration, Lookups, Progress, batch_size, by_example, limited
+from tersor.compiler.measure.collect import Batch, Lookups, Progress, Trace, batch_size, by_example, limited
 from tersor.compiler.measure.layers import recurrent_inputs
 from tersor.compiler.measure.signal import token_mask
 from tersor.compiler.program import Program
@@ -24,10 +24,10 @@ from tersor.compiler.slots import slots
 MAX_EXAMPLES = 1024
 
 
-def lookup_forms(calibration: Calibration) -> dict[str, Tensor]:
+def lookup_forms(found: Mapping[str, Sequence[Trace]]) -> dict[str, Tensor]:
     """The forms of the weights that are looked up, from the gradients that calibration kept."""
     forms: dict[str, Tensor] = {}
-    for name, traces in calibration.traces.items():
+    for name, traces in found.items():
         gradients = [t.gradients.flatten(0, -2).to(torch.float32) for t in traces if isinstance(t, Lookups)]
         if gradients:
             forms[name] = sum((g.T @ g for g in gradients), torch.zeros(()))

@@ -55,7 +55,8 @@ HEADER_ENTRY = len('"":{"dtype":"F16","shape":[0000000],"data_offsets":[00000000
 def described_bytes(site: Site, store: Store) -> int:
     """What a site takes in the artifact: its arrays, their header entries and the description of the store."""
     headers = sum(HEADER_ENTRY + len(join(site.name, name)) for name in store.arrays())
-    return store.nbytes() + headers + len(json.dumps(store.spec(), separators=(",", ":")))
+    described = json.dumps({site.name: store.spec()}, separators=(",", ":"))
+    return store.nbytes() + headers + len(described)
 
 
 def as_it_is(program: Program, site: Site) -> Dense:
@@ -99,9 +100,12 @@ def measure(program: Program, resolution: Resolution, damage: Damage, progress: 
                 if isinstance(store, Refusal):
                     refused.append(Refused(site.name, candidate.text, store.reason))
                     continue
-                change = store.dense().detach() - weight
-                priced.append((candidate, described_bytes(site, store), relative_error(weight, change)))
+                size, dense = described_bytes(site, store), store.dense().detach()
+                change = dense - weight if dense.data_ptr() == weight.data_ptr() else dense.sub_(weight)
+                del store, dense
+                priced.append((candidate, size, relative_error(weight, change)))
                 yield change
+                del change  # before the next one is made
 
         scores = list(damage.score(site, changes()))
         if any(score is None for score in scores):

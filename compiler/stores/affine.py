@@ -12,6 +12,9 @@ from tersor.compiler.stores.base import Json, Store
 from tersor.compiler.stores.codes import Codes
 from tersor.compiler.stores.dense import Dense
 
+BLOCK = 2**21
+"""Weights that are decoded at a time."""
+
 
 def group_count(width: int, group: int) -> int:
     """Groups of `group` columns in a row of `width`; the last one may be shorter."""
@@ -51,11 +54,20 @@ class Affine(Store):
             z = offset if isinstance(offset, float) else spread(offset, columns, self.group)
             return (codes.to(torch.float32) - z) * spread(scale, columns, self.group)
         z = offset if isinstance(offset, float) else offset.unsqueeze(-1)
-        grouped = codes.reshape(-1, columns // self.group, self.group).to(torch.float32)
-        return ((grouped - z) * scale.unsqueeze(-1)).reshape(-1, columns)
+        grouped = codes.reshape(-1, columns // self.group, self.group).to(torch.float32).sub_(z)
+        return (grouped * scale.unsqueeze(-1)).reshape(-1, columns)
 
     def dense(self) -> Tensor:
-        return self._levels(self.codes.values, self.scale.dense(), self.zero.values if self.zero else None)
+        scale, zero = self.scale.dense(), self.zero.values if self.zero else None
+        rows = max(1, BLOCK // self.shape[1])
+        if scale.requires_grad or self.shape[0] <= rows:
+            return self._levels(self.codes.values, scale, zero)
+        # A large table block by block: its intermediate values would take as much memory again.
+        dense = torch.empty(self.shape)
+        for at in range(0, self.shape[0], rows):
+            part = slice(at, at + rows)
+            dense[part] = self._levels(self.codes.values[part], scale[part], None if zero is None else zero[part])
+        return dense
 
     def rows(self, index: Tensor) -> Tensor:
         flat = index.reshape(-1)

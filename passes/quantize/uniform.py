@@ -77,10 +77,14 @@ def half_scale(low: Tensor, high: Tensor, levels: int) -> Dense:
 
 def affine_codes(weight: Tensor, scale: Dense, zero: Tensor, group: int, bits: int) -> Tensor:
     """c = clamp(round(w / s) + z, 0, 2^bits - 1) as uint8."""
-    columns = weight.shape[1]
-    divisor = spread(scale.values.clamp_min(torch.finfo(torch.float32).tiny), columns, group)
-    codes = torch.div(weight, divisor).round_().add_(spread(zero, columns, group)).clamp_(0, 2**bits - 1)
-    return codes.to(torch.uint8)
+    rows, columns = weight.shape
+    divisor = scale.values.clamp_min(torch.finfo(torch.float32).tiny)
+    if columns % group:
+        codes = torch.div(weight, spread(divisor, columns, group)).round_().add_(spread(zero, columns, group))
+    else:
+        parts = torch.div(weight.reshape(rows, -1, group), divisor.unsqueeze(-1))
+        codes = parts.round_().add_(zero.unsqueeze(-1)).reshape(rows, columns)
+    return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
 
 
 def quantise(weight: Tensor, bits: int, group: int, symmetric: bool, ratio: Tensor | float = 1.0) -> Affine:

@@ -76,7 +76,8 @@ def plan(
     rules = as_policy(policy)
     check_names(signal, "auto")
     calibration = None if data is None else split(plain_batches(data))[0]
-    return planned(captured(model, example, opaque=opaque, roles=roles), rules, calibration, signal, progress).plan
+    program = captured(model, example, opaque=opaque, roles=roles, share=True)
+    return planned(program, rules, calibration, signal, progress).plan
 
 
 def load(folder: str | Path, backend: BackendName = "auto") -> nn.Module:
@@ -93,7 +94,7 @@ def load(folder: str | Path, backend: BackendName = "auto") -> nn.Module:
 
 def sites(model: nn.Module, example: Mapping[str, Any], *, opaque: Sequence[str] = ()) -> tuple[Site, ...]:
     """The parts of a model that a policy can name, in the order of their first use. Raises CaptureError."""
-    return captured(model, example, opaque=opaque).sites
+    return captured(model, example, opaque=opaque, share=True).sites
 
 
 def check_names(signal: str | None, backend: str) -> None:

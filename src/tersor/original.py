@@ -24,8 +24,12 @@ def captured(
     *,
     opaque: Sequence[str] = (),
     roles: Mapping[str, str] | None = None,
+    share: bool = False,
 ) -> Program:
     """The program of a copy of the model; the model itself stays as it is. Raises CaptureError.
+
+    With `share` the program reads the model's own parameters (where they are float32 and on the CPU), which saves the
+    memory of a copy: for planning, which changes nothing.
 
     16-bit models are captured in float32 (exact), and their sites count the bytes of their own type.
     """
@@ -36,15 +40,21 @@ def captured(
             f"the example is a {type(example).__name__}, not a mapping of keyword arguments of `forward`"
         )
     types = {name: p.dtype for name, p in model.named_parameters(remove_duplicate=False)}
+    plain = all(p.dtype not in HALF and p.device.type == "cpu" for p in model.parameters())
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        own = copy.deepcopy(model)
+        own = model if share and plain else copy.deepcopy(model)
     except (RuntimeError, TypeError) as problem:
         raise CaptureError(f"the model cannot be copied: {problem}") from None
     own = own.to("cpu").eval()
     halves = sorted({str(t)[6:] for t in types.values() if t in HALF})
     if halves:
         own = own.float()
-    program = capture(own, {n: _plain(v) for n, v in example.items()}, opaque=opaque, copy=False, roles=roles)
+    try:
+        program = capture(own, {n: _plain(v) for n, v in example.items()}, opaque=opaque, copy=False, roles=roles)
+    finally:
+        for module, training in modes:
+            module.training = training
     if not halves:
         return program
     note = f"the model is in {' and '.join(halves)}: captured and computed in float32, counted in its own bytes"

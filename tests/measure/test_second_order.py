@@ -1,4 +1,5 @@
-"""The second-order score against one backward pass per example, kept dense; and against the divergence it stands for."""
+"""The second-order score against one backward pass per example, kept dense; and against the divergence it stands
+for."""
 
 from __future__ import annotations
 
@@ -8,15 +9,16 @@ from tests.artifact.compressed_zoo import captured, inputs_like
 from torch import Tensor
 
 from tersor.compiler.errors import RequestError
-from tersor.compiler.measure.collect import Batch, collect
+from tersor.compiler.measure.collect import Batch
 from tersor.compiler.measure.damage import SecondOrder, WeightError, relative_error
 from tersor.compiler.measure.signal import SIGNALS
 from tersor.compiler.program import Program
 from tersor.compiler.slots import parameter_of, slots
 
 BF16 = 2.0**-7
-"""Inputs and gradients are kept in bfloat16, 2^-9 of each off: a product is off by 2^-8, its square by 2^-7; the sum of a slope may
-cancel, so that this holds against the root of the summed squares of the examples' gradients times the change."""
+"""Inputs and gradients are kept in bfloat16, 2^-9 of each off: a product is off by 2^-8, its square by 2^-7; the sum of
+a slope may cancel, so that this holds against the root of the summed squares of the examples' gradients times the
+change."""
 
 SITES = {
     "bert": ("encoder.layer.0.attention.self.query.weight", "embeddings.word_embeddings.weight"),
@@ -52,11 +54,11 @@ def slopes(program: Program, name: str, site: str, signal: str) -> list[Tensor]:
 def test_equals_a_backward_pass_per_example(name: str, site: str, signal: str) -> None:
     program = captured(name)[2]
     described = next(s for s in program.sites if s.name == site)
-    calibration = collect(program, batches(name), SIGNALS[signal])  # type: ignore[index]
+    damage = SecondOrder(program, batches(name), SIGNALS[signal])  # type: ignore[index]
     changes = [0.1 * torch.randn(described.shape, generator=torch.Generator().manual_seed(i)) for i in range(4)]
-    found = list(SecondOrder(calibration).score(described, changes))
+    found = list(damage.score(described, changes))
     gradients = slopes(program, name, site, signal)
-    assert calibration.examples == len(gradients) == 5
+    assert damage.schedule.examples == len(gradients) == 5
     for change, score in zip(changes, found, strict=True):
         expected = sum(float((g * change).sum()) ** 2 for g in gradients) / 10
         scale = sum(float((g * change).square().sum()) for g in gradients) / 10
@@ -67,7 +69,7 @@ def test_equals_a_backward_pass_per_example(name: str, site: str, signal: str) -
 def test_no_examples_and_no_judgement() -> None:
     program = captured("gru_lm")[2]
     with pytest.raises(RequestError, match="no examples"):
-        collect(program, [], SIGNALS["logits"])
+        SecondOrder(program, [], SIGNALS["logits"])
     site = program.sites[0]
     weight = parameter_of(program.module, site)
     assert list(WeightError().score(site, [weight, weight])) == [None, None]

@@ -9,7 +9,6 @@ import torch
 from tests.recurrent.conftest import example_of, program_of, tensors
 from torch import Tensor, nn
 
-from tersor.compiler.measure.collect import collect
 from tersor.compiler.measure.damage import SecondOrder
 from tersor.compiler.measure.forms import product_forms
 from tersor.compiler.measure.layers import recurrent_inputs
@@ -100,7 +99,7 @@ def test_the_score_of_a_change_is_the_divergence_it_causes(model_name: str) -> N
     program, logits = program_of(model_name), SIGNALS["logits"]
     run = program.callable().eval()
     batches = [example_of(model_name, 16, length) for length in (5, 8, 11)]
-    damages = [SecondOrder(collect(program, batches, logits, seed=seed)) for seed in range(PROBES)]
+    damages = [SecondOrder(program, batches, logits, seed=seed) for seed in range(PROBES)]
 
     def answers() -> list[Tensor]:
         """In float64: divergences of 1e-6 drown in float32."""
