@@ -107,9 +107,7 @@ class _Taps:
     def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def read(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if not output.requires_grad:
-                if not isinstance(module, nn.Embedding):
-                    return None
-                output.requires_grad_(True)  # embedding rows are where differentiation starts
+                return None
             first, batch, given = self.first, self.batch, arguments[0]
             replaced = None
             if output.dim() > 2 and output.shape[0] == 1 != batch:
@@ -142,6 +140,19 @@ class _Taps:
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _starts(graph: nn.Module, sites: Sequence[Site]) -> list[RemovableHandle]:
+    """Hooks that make the rows of every embedding ask for a gradient: with the parameters set aside, that is where
+    differentiation starts, whichever sites are traced."""
+
+    def start(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if not output.requires_grad:
+            output.requires_grad_(True)
+
+    paths = dict.fromkeys(reader.path for site in sites for reader in site.readers)
+    modules = {path: graph.get_submodule(path) for path in paths}
+    return [m.register_forward_hook(start) for m in modules.values() if isinstance(m, nn.Embedding)]
 
 
 @contextmanager
@@ -242,6 +253,7 @@ def collect(
     The same seed gives the same probes, whichever sites are traced.
     """
     run = program.callable().eval()
+    starts = _starts(run.graph_module, program.sites)
     taps = _Taps(run.graph_module, [s for s in sites if s.kind in ("linear", "embedding")])
     generator = torch.Generator().manual_seed(seed)
     try:
@@ -255,6 +267,8 @@ def collect(
                     progress("calibrating", taps.first + taps.batch, examples)
     finally:
         taps.close()
+        for handle in starts:
+            handle.remove()
     traces = {name: tuple(found) for name, found in taps.traces.items() if found and name not in taps.mixed}
     hidden = [s for s in sites if s.kind not in ("linear", "embedding")]
     traces |= _slopes(run, [*hidden, *taps.mixed.values()], batches, signal, examples, seed, progress)

@@ -66,6 +66,19 @@ def test_equals_a_backward_pass_per_example(name: str, site: str, signal: str) -
         assert expected > 0
 
 
+def test_several_passes_score_as_one_does() -> None:
+    program = captured("bert")[2]
+    one = SecondOrder(program, batches("bert"), SIGNALS["embedding"])
+    several = SecondOrder(program, batches("bert"), SIGNALS["embedding"], memory=30_000)
+    assert len(one.schedule.groups) == 1
+    assert len(several.schedule.groups) > 2
+    assert one.schedule.examples == several.schedule.examples
+    for site in program.sites:
+        if site.kind in ("linear", "embedding"):
+            change = 0.1 * torch.randn(site.shape, generator=torch.Generator().manual_seed(0))
+            assert list(several.score(site, [change])) == pytest.approx(list(one.score(site, [change])))
+
+
 def test_no_examples_and_no_judgement() -> None:
     program = captured("gru_lm")[2]
     with pytest.raises(RequestError, match="no examples"):
