@@ -76,7 +76,9 @@ def test_several_passes_score_as_one_does() -> None:
     for site in program.sites:
         if site.kind in ("linear", "embedding"):
             change = 0.1 * torch.randn(site.shape, generator=torch.Generator().manual_seed(0))
-            assert list(several.score(site, [change])) == pytest.approx(list(one.score(site, [change])))
+            (found,), (expected,) = several.score(site, [change]), one.score(site, [change])
+            assert (found or 0) > 0 or "pooler" in site.name  # the signal does not reach the pooler
+            assert found == pytest.approx(expected)
 
 
 def test_no_examples_and_no_judgement() -> None:
