@@ -1,4 +1,8 @@
-"""Micro-kernels of attention in float32: a small matrix product and a softmax row."""
+"""Micro-kernels of attention in float32.
+
+Scores lie transposed, one row a key and one lane a query: the softmax then runs down the lanes without a horizontal
+sum, keys are read where they lie, and the weights of one key stand side by side for the product with the values.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,11 @@ from typing import Any
 from numba import types
 
 from tersor.backends.numba.elementwise import exp
-from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
+from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
 
-STRIPS = 2  # vectors of columns in a tile
-TILES = (6, 4, 2, 1)  # rows in a tile
-_HIDDEN = -1e30  # a row whose scores all lie below is hidden entirely
+STRIPS = 2  # vectors of queries held at once, and vectors of columns in a tile
+_HIDDEN = -1e30  # a query whose scores all lie below sees nothing
 
 
 @dataclass(frozen=True)
@@ -27,27 +30,30 @@ class AttentionSpec:
         return f"attention_{self.level}"
 
 
-def make_product(spec: AttentionSpec) -> Any:
+def make_product(spec: AttentionSpec, across: bool) -> Any:
     """product(left, a, a_stride, inner, b, b_stride, c, c_stride, factor, factor_stride) -> rows done.
 
     c[m, n] = factor[m] * sum_k a[m, k] b[k, n] for as many rows as the largest tile not above `left` and STRIPS
-    vectors of columns; strides in bytes, `factor_stride` 0 for one factor. k ascends whatever the tile.
+    vectors of columns; strides in bytes, `factor_stride` 0 for one factor. k ascends whatever the tile. `a_stride` is
+    from row to row of a, whose columns are adjacent; `across`: from column to column, and rows are adjacent.
     """
     level = level_named(spec.level)
     size = 4 * level.lanes
+    tiles = (8, 4, 2, 1) if level.lanes == 16 else (4, 2, 1)  # a tile fits 32 or 16 registers
 
     def emit(
         e: Emitter, rows: int, a: Value, a_stride: Value, inner: Value, b: Value, b_stride: Value, c: Value,
         c_stride: Value, factor: Value, factor_stride: Value,
     ) -> None:  # fmt: skip
-        sources = [e.opaque(e.at(a, e.times(a_stride, m))) for m in range(rows)]
+        sources = [] if across else [e.opaque(e.at(a, e.times(a_stride, m))) for m in range(rows)]
 
         def body(k: Value, sums: list[Value]) -> list[Value]:
             line = e.at(b, e.times(b_stride, k))
             columns = [e.load_floats(e.at(line, v * size)) for v in range(STRIPS)]
+            column = e.at(a, e.times(a_stride, k)) if across else e.times(k, 4)
             new = []
             for m in range(rows):
-                value = e.broadcast_float(e.at(sources[m], e.times(k, 4)))
+                value = e.broadcast_float(e.at(column, 4 * m) if across else e.at(sources[m], column))
                 new += [e.fma(value, columns[v], sums[m * STRIPS + v]) for v in range(STRIPS)]
             return new
 
@@ -62,7 +68,7 @@ def make_product(spec: AttentionSpec) -> Any:
         b = e.b
         done = b.append_basic_block("product_done")
         results = []
-        for rows in TILES:
+        for rows in tiles:
             if rows > 1:
                 here, other = b.append_basic_block(f"rows{rows}"), b.append_basic_block("fewer")
                 b.cbranch(b.icmp_signed(">=", left, I64(rows)), here, other)
@@ -82,74 +88,105 @@ def make_product(spec: AttentionSpec) -> Any:
 
 
 def make_softmax(spec: AttentionSpec) -> Any:
-    """softmax(p, vectors, inverse): p = e^(p - max p) in place, and 1 / sum p (0 where every score is hidden)."""
+    """softmax(p, keys, inverse): p = e^(p - max p) down STRIPS vectors of lanes in place, and 1 / sum p of every lane
+    (0 where every score is hidden).
+    """
     level = level_named(spec.level)
     size = 4 * level.lanes
+    strips = range(STRIPS)
 
     @kernel(level, 3)
-    def softmax(e: Emitter, p: Value, vectors: Value, inverse: Value) -> None:
+    def softmax(e: Emitter, p: Value, keys: Value, inverse: Value) -> None:
         b = e.b
 
-        def highest(i: Value, found: list[Value]) -> list[Value]:
-            return [e.maximum(found[0], e.load_floats(e.at(p, e.times(i, size))))]
+        def at(key: Value, v: int) -> Value:
+            return e.at(p, e.times(key, STRIPS * size), v * size)
 
-        highs = e.loop(vectors, [e.float_vector(_HIDDEN)], highest)[0]
-        peak = e.call(f"llvm.vector.reduce.fmax.v{level.lanes}f32", F32, highs)
-        top = e.splat(peak)
+        def highest(key: Value, found: list[Value]) -> list[Value]:
+            return [e.maximum(found[v], e.load_floats(at(key, v))) for v in strips]
 
-        def power(i: Value, total: list[Value]) -> list[Value]:
-            address = e.at(p, e.times(i, size))
-            value = exp(e, b.fsub(e.load_floats(address), top))
-            e.store(address, value)
-            return [b.fadd(total[0], value)]
+        tops = e.loop(keys, [e.float_vector(_HIDDEN)] * STRIPS, highest)
 
-        total = e.reduce_add(e.loop(vectors, [e.float_vector(0.0)], power)[0])
-        e.store(inverse, b.select(b.fcmp_ordered(">", peak, F32(_HIDDEN)), b.fdiv(F32(1.0), total), F32(0.0)))
+        def power(key: Value, totals: list[Value]) -> list[Value]:
+            values = [exp(e, b.fsub(e.load_floats(at(key, v)), tops[v])) for v in strips]
+            for v in strips:
+                e.store(at(key, v), values[v])
+            return [b.fadd(totals[v], values[v]) for v in strips]
+
+        totals = e.loop(keys, [e.float_vector(0.0)] * STRIPS, power)
+        for v in strips:
+            seen = b.fcmp_unordered(">", tops[v], e.float_vector(_HIDDEN))
+            share = b.select(seen, b.fdiv(e.float_vector(1.0), totals[v]), e.float_vector(0.0))
+            e.store(e.at(inverse, v * size), share)
 
     return softmax
 
 
 def make_add(spec: AttentionSpec) -> Any:
-    """add(y, x, count): y += x for `count` floats, at least one."""
+    """add(p, x, x_stride, keys): p += x for `keys` rows of STRIPS vectors, those of x `x_stride` bytes apart."""
     level = level_named(spec.level)
+    size = 4 * level.lanes
 
-    @kernel(level, 3)
-    def add(e: Emitter, y: Value, x: Value, count: Value) -> None:
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            place = e.times(i, 4)
-            e.store(e.at(y, place), e.b.fadd(e.load(e.at(y, place), F32), e.load(e.at(x, place), F32)))
+    @kernel(level, 4)
+    def add(e: Emitter, p: Value, x: Value, stride: Value, keys: Value) -> None:
+        def body(key: Value, _: list[Value]) -> list[Value]:
+            for v in range(STRIPS):
+                target = e.at(p, e.times(key, STRIPS * size), v * size)
+                more = e.load_floats(e.at(x, e.times(stride, key), v * size))
+                e.store(target, e.b.fadd(e.load_floats(target), more))
             return []
 
-        e.loop(count, [], body)
+        e.loop(keys, [], body)
 
     return add
 
 
-def make_hide(spec: AttentionSpec) -> Any:
-    """hide(y, count): `count` floats, at least one, become minus infinity."""
+def make_gather(spec: AttentionSpec) -> Any:
+    """gather(target, source, stride, rows, width): rows of `width` floats, `stride` bytes apart, become adjacent."""
     level = level_named(spec.level)
+    size = 4 * level.lanes
 
-    @kernel(level, 2)
-    def hide(e: Emitter, y: Value, count: Value) -> None:
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            e.store(e.at(y, e.times(i, 4)), F32(float("-inf")))
+    @kernel(level, 5)
+    def gather(e: Emitter, target: Value, source: Value, stride: Value, rows: Value, width: Value) -> None:
+        vectors = e.b.sdiv(width, I64(level.lanes))
+
+        def row(m: Value, _: list[Value]) -> list[Value]:
+            def vector(i: Value, _: list[Value]) -> list[Value]:
+                value = e.load_floats(e.at(source, e.times(m, stride), e.times(i, size)))
+                e.store(e.at(target, e.times(e.times(m, width), 4), e.times(i, size)), value)
+                return []
+
+            e.loop(vectors, [], vector)
             return []
 
-        e.loop(count, [], body)
+        e.loop(rows, [], row)
 
-    return hide
+    return gather
 
 
 def make_transpose(spec: AttentionSpec) -> Any:
-    """transpose(target, step, source, count): target[i * step] = source[i] for `count` floats, `step` in bytes."""
+    """transpose(target, source, stride, left, width): `left` rows of `width` floats, `stride` bytes apart, become the
+    lanes of `width` rows of STRIPS vectors; lanes beyond `left` repeat the last row.
+    """
     level = level_named(spec.level)
+    n = level.lanes
 
-    @kernel(level, 4)
-    def transpose(e: Emitter, target: Value, step: Value, source: Value, count: Value) -> None:
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            e.store(e.at(target, e.times(step, i)), e.load(e.at(source, e.times(i, 4)), F32))
+    @kernel(level, 5)
+    def transpose(e: Emitter, target: Value, source: Value, stride: Value, left: Value, width: Value) -> None:
+        b = e.b
+        last = b.sub(left, I64(1))
+        rows = []
+        for m in range(STRIPS * n):
+            row = b.select(b.icmp_signed("<", last, I64(m)), last, I64(m))
+            rows.append(e.at(source, e.times(row, stride)))
+
+        def block(i: Value, _: list[Value]) -> list[Value]:
+            for v in range(STRIPS):
+                vectors = [e.load_floats(e.at(row, e.times(i, 4 * n))) for row in rows[v * n : (v + 1) * n]]
+                for d, lanes in enumerate(e.transpose(vectors)):
+                    e.store(e.at(target, e.times(i, 4 * n * STRIPS * n), 4 * n * (d * STRIPS + v)), lanes)
             return []
 
-        e.loop(count, [], body)
+        e.loop(b.sdiv(width, I64(n)), [], block)
 
     return transpose

@@ -89,6 +89,22 @@ class Emitter:
         """The four bytes at `address` in every lane."""
         return self.splat(self.load(address, I32))
 
+    def transpose(self, vectors: Sequence[Value]) -> list[Value]:
+        """The columns of a square of `lanes` vectors of floats: pairs swap halves, then quarters, down to lanes."""
+        n = self.level.lanes
+        vectors = list(vectors)
+        half = n // 2
+        while half:
+            low = ir.Constant(self.ints, [i if not i & half else n + i - half for i in range(n)])
+            high = ir.Constant(self.ints, [i + half if not i & half else n + i for i in range(n)])
+            for i in range(n):
+                if not i & half:
+                    pair = vectors[i], vectors[i + half]
+                    vectors[i] = self.b.shuffle_vector(*pair, low)
+                    vectors[i + half] = self.b.shuffle_vector(*pair, high)
+            half //= 2
+        return vectors
+
     # --- constants -----------------------------------------------------------------------------------------------
     def splat(self, scalar: Value) -> Value:
         kind = ir.VectorType(scalar.type, self.level.lanes)
@@ -133,6 +149,12 @@ class Emitter:
 
     def maximum(self, x: Value, y: Value) -> Value:
         return self.b.select(self.b.fcmp_ordered(">", x, y), x, y)
+
+    def clamp(self, x: Value, limit: float) -> Value:
+        """x held within +-limit; NaN stays NaN."""
+        high, low = self.float_vector(limit), self.float_vector(-limit)
+        x = self.b.select(self.b.fcmp_ordered(">", x, high), high, x)
+        return self.b.select(self.b.fcmp_ordered("<", x, low), low, x)
 
     def shift_right(self, x: Value, count: int) -> Value:
         """Logical shift of 32-bit lanes."""

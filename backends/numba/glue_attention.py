@@ -11,71 +11,61 @@ from tersor.backends.numba.attentionkernels import (
     STRIPS,
     AttentionSpec,
     make_add,
-    make_hide,
+    make_gather,
     make_product,
     make_softmax,
     make_transpose,
 )
-from tersor.backends.numba.elementwise import make_zero
 from tersor.backends.numba.features import level_named
 
 SPEC = AttentionSpec("generic")
 
-LEVEL = level_named(SPEC.level)
-LANES = LEVEL.lanes
-TILE = STRIPS * LEVEL.lanes
-QUERIES = 24
-product = make_product(SPEC)
+TILE = STRIPS * level_named(SPEC.level).lanes
+scores_of = make_product(SPEC, False)
+mix = make_product(SPEC, True)
 softmax = make_softmax(SPEC)
 add = make_add(SPEC)
-hide = make_hide(SPEC)
+gather = make_gather(SPEC)
 transpose = make_transpose(SPEC)
-zero = make_zero(LEVEL)
 
 
 @njit(types.void(*[types.int64] * 11), nogil=True, error_model="numpy", cache=True)
 def attend(first, last, tokens, heads, width, joined, mask, mask_stride, scale, y, work):  # type: ignore[no-untyped-def]
-    """Heads `first` to `last` of batch * heads, in order; `work` holds (width + QUERIES) * padded + QUERIES floats.
+    """Heads `first` to `last` of batch * heads, in order; `work` holds (width + tokens + 1) * TILE + tokens * width
+    floats.
 
-    joined (batch, tokens, 3, heads, width), y (batch, tokens, heads, width), mask (batch, tokens, tokens) to be added,
-    or 0 for none; `scale` is the address of a float, `mask_stride` the bytes between two sentences of the mask.
+    joined (batch, tokens, 3, heads, width), y (batch, tokens, heads, width), mask to be added, transposed and padded:
+    (batch, key, query up to a multiple of TILE), or 0 for none; `scale` is the address of a float, `mask_stride` the
+    bytes between two sentences of the mask.
     """
-    padded = (tokens + TILE - 1) // TILE * TILE
-    keys = work
-    scores = keys + 4 * width * padded
-    inverse = scores + 4 * QUERIES * padded
+    lane_row = 4 * TILE
+    queries = work
+    values = queries + width * lane_row
+    scores = values + 4 * tokens * width
+    inverse = scores + tokens * lane_row
     line = 12 * heads * width
+    padded = (tokens + TILE - 1) // TILE * TILE
     for unit in range(first, last):
         batch, head = unit // heads, unit % heads
         q = joined + batch * tokens * line + 4 * width * head
         k = q + 4 * heads * width
-        v = k + 4 * heads * width
         out = y + batch * tokens * (line // 3) + 4 * width * head
-        if padded > tokens:
-            for d in range(width):
-                zero(keys + 4 * (d * padded + tokens), padded - tokens)
-        for t in range(tokens):
-            transpose(keys + 4 * t, 4 * padded, k + t * line, width)
-        for start in range(0, tokens, QUERIES):
-            count = min(QUERIES, tokens - start)
-            for column in range(0, padded, TILE):
-                m = 0
-                while m < count:
-                    m += product(
-                        count - m, q + (start + m) * line, line, width, keys + 4 * column, 4 * padded,
-                        scores + 4 * (m * padded + column), 4 * padded, scale, 0,
-                    )  # fmt: skip
-            for m in range(count):
-                row = scores + 4 * m * padded
-                if mask != 0:
-                    add(row, mask + batch * mask_stride + 4 * (start + m) * tokens, tokens)
-                if padded > tokens:
-                    hide(row + 4 * tokens, padded - tokens)
-                softmax(row, padded // LANES, inverse + 4 * m)
+        gather(values, k + 4 * heads * width, line, tokens, width)
+        for start in range(0, tokens, TILE):
+            count = min(TILE, tokens - start)
+            transpose(queries, q + start * line, line, count, width)
+            m = 0
+            while m < tokens:
+                m += scores_of(
+                    tokens - m, k + m * line, line, width, queries, lane_row, scores + m * lane_row, lane_row, scale, 0
+                )
+            if mask != 0:
+                add(scores, mask + batch * mask_stride + 4 * start, 4 * padded, tokens)
+            softmax(scores, tokens, inverse)
             for column in range(0, width, TILE):
                 m = 0
                 while m < count:
-                    m += product(
-                        count - m, scores + 4 * m * padded, 4 * padded, tokens, v + 4 * column, line,
+                    m += mix(
+                        count - m, scores + 4 * m, lane_row, tokens, values + 4 * column, 4 * width,
                         out + (start + m) * (line // 3) + 4 * column, line // 3, inverse + 4 * m, 4,
                     )  # fmt: skip

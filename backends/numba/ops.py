@@ -37,7 +37,6 @@ _library.define(
 )
 _library.define("joined_attention(Tensor joined, Tensor? mask, int heads, int width, float scale, str level) -> Tensor")
 
-_QUERIES = 24  # queries whose scores are held at once, as in `glue_attention`
 _PARALLEL_ATTENTION = 1 << 20  # multiply-adds of the scores from which threads pay
 
 
@@ -202,11 +201,11 @@ def joined_attention(joined: Tensor, mask: Tensor | None, heads: int, width: int
         return y
     mask_address = mask_stride = 0
     if mask is not None:
-        mask = mask.contiguous()
-        mask_address, mask_stride = mask.data_ptr(), 4 * tokens * tokens * (mask.shape[0] > 1)
+        # The kernel reads whole vectors of queries, key by key.
+        mask = F.pad(mask.mT, (0, ceil_to(tokens, tile) - tokens)).contiguous()
+        mask_address, mask_stride = mask.data_ptr(), 4 * mask[0].numel() * (mask.shape[0] > 1)
     factor = torch.tensor(scale, dtype=torch.float32)
-    padded = ceil_to(tokens, tile)
-    size = 4 * ((width + _QUERIES) * padded + _QUERIES)
+    size = 4 * ((width + tokens + 1) * tile + tokens * width)
     source, target, units, run = joined.data_ptr(), y.data_ptr(), batch * heads, attention_kernel(level)
 
     def attend(first: int, last: int) -> None:
