@@ -32,6 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from tests.zoo import ZOO
+
+    for item in items:
+        # With `--dist loadgroup` all tests of a model run in one process, which captures it once.
+        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        if isinstance(name, str) and name in ZOO:
+            item.add_marker(pytest.mark.xdist_group(name))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -190,6 +190,6 @@ def graph_from_json(rows: Sequence[Sequence[Any]]) -> fx.Graph:
         graph.lint()
         if not nodes or next(reversed(nodes.values())).op != "output":
             raise ValueError("it does not end in an output")
-    except (KeyError, ValueError, TypeError, RuntimeError, AssertionError) as problem:
+    except (KeyError, ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as problem:
         raise ArtifactError(f"the graph is damaged: {problem!r}") from None
     return graph

@@ -90,5 +90,5 @@ def rebuild(described: Mapping[str, Any], path: str) -> nn.Module:
     """The leaf that `describe` described, its parameters on the meta device or to be replaced by the caller."""
     try:
         return BUILD[described["type"]](described)
-    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as problem:
         raise ArtifactError(f"the module at `{path}` is damaged: {problem!r}") from None

@@ -23,6 +23,18 @@ from tersor.compiler.signature import Constant, Group, Output, Signature, Tensor
 from tersor.compiler.stores import Store, from_state
 from tersor.compiler.stores.base import join
 
+DAMAGED = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    RuntimeError,
+    SyntaxError,
+    CompilerBug,
+)
+"""What values of the wrong kind in a description end in."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -43,7 +55,7 @@ def load(folder: Path) -> Loaded:
         raise ArtifactError(f"the weights in {folder} are damaged: {problem}") from None
     try:
         return _assemble(graph, arrays)
-    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, SyntaxError, CompilerBug) as problem:
+    except DAMAGED as problem:
         raise ArtifactError(f"the description in {folder} is damaged: {problem!r}") from None
 
 

@@ -55,5 +55,5 @@ def _build(spec: Json, array: Callable[[str], Tensor | None], name: str, depth: 
         described: dict[str, Any] = dict(spec.get("parts", {}))
         parts = {key: _build(part, array, join(name, key), depth + 1) for key, part in described.items()}
         return cls.build(shape, spec, parts, None if parts else array(name))
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as problem:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError) as problem:
         raise ArtifactError(f"the stored tensor `{name}` is damaged: {problem}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests import zoo
 
 from tersor.compiler.capture import capture
 from tersor.compiler.codes import CODES
@@ -16,7 +17,6 @@ from tersor.compiler.pipeline import plan
 from tersor.compiler.program import Program
 from tersor.dsl import parse_policy
 from tersor.passes import METHODS
-from tests import zoo
 
 FOLDER = Path(__file__).parent / "diagnostics"
 CASES = sorted(FOLDER.glob("*.tersor"))

@@ -121,8 +121,8 @@ def test_bytes_never_buy_damage() -> None:
 
 @pytest.mark.parametrize("over", range(-3, 4))
 def test_the_budget_holds_to_the_byte(over: int) -> None:
-    """At megabytes too, where the solver's own tolerance is some bytes: it may cost an allocation that fills those, never the
-    budget."""
+    """At megabytes too, where the solver's own tolerance is some bytes: it may cost an allocation that fills those,
+    never the budget."""
     choices = {
         s: [Choice(s, None, 7_000_003 + i, 1.0, 0.0), Choice(s, None, 3_000_001, 2.0 + i, 0.0)]
         for i, s in enumerate("abcd")

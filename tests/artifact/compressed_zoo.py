@@ -6,13 +6,14 @@ import copy
 import functools
 from collections.abc import Mapping
 
+import pytest
 import torch
+from tests.captured import captured
 from tests.zoo import VOCAB, ZOO
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from tersor.compiler.candidate import Step, pack
-from tersor.compiler.capture import capture
 from tersor.compiler.method import Refusal
 from tersor.compiler.program import Program
 from tersor.compiler.rewrite import rewrite
@@ -32,12 +33,17 @@ RECIPES: dict[str, tuple[Step, ...]] = {
     "prune": (Step(MagnitudePruning(), Magnitude(sparsity=0.5)), Step(HalfPrecision(), Half())),
 }
 CHANGED = ("linear", "embedding", "recurrent")
-
-
-@functools.cache
-def captured(name: str) -> tuple[nn.Module, dict[str, Tensor], Program]:
-    model, example = ZOO[name]()
-    return model, example, capture(model, example)
+FAST = {
+    (name, recipe)
+    for name in ("bert", "gpt2", "t5", "albert", "torch_encoder", "lstm_tied")
+    for recipe in ("uniform", "prune")
+}
+EVERY_CASE = [
+    pytest.param(name, recipe, marks=() if (name, recipe) in FAST else pytest.mark.slow)
+    for name in ZOO
+    for recipe in RECIPES
+]
+"""Every (model, recipe); all but a few models and two kinds of store are slow."""
 
 
 def store_of(program: Program, site: Site, recipe: str) -> Store:
@@ -61,8 +67,8 @@ def rewritten(name: str, recipe: str) -> fx.GraphModule:
 
 
 def by_hand(name: str, stores: Mapping[str, Store]) -> nn.Module:
-    """The original model whose parameters have been overwritten with what the stores stand for; a parameter that the graph reads
-    transposed is told by its shape or, where it is square, by its values."""
+    """The original model whose parameters have been overwritten with what the stores stand for; a parameter that the
+    graph reads transposed is told by its shape or, where it is square, by its values."""
     model, _, program = captured(name)
     model = copy.deepcopy(model).eval()
     own = dict(model.named_parameters())

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tests.artifact.compressed_zoo import RECIPES, captured, inputs_like, leaves, rewritten, stores_of
-from tests.zoo import ZOO
+from tests.artifact.compressed_zoo import EVERY_CASE, RECIPES, inputs_like, leaves, rewritten, stores_of
+from tests.captured import captured
 
 from tersor.compiler.artifact.files import disk_size, write
 from tersor.compiler.artifact.image import GRAPH, MANIFEST, WEIGHTS, Image, image, size_of
@@ -25,8 +25,7 @@ def image_of(name: str, recipe: str) -> Image:
     return image(program.module, program.signature, held_by(program), stores_of(name, recipe))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(("name", "recipe"), EVERY_CASE)
 def test_loaded_equals_rewritten(name: str, recipe: str, tmp_path: Path) -> None:
     _, example, program = captured(name)
     files = image_of(name, recipe)
@@ -66,11 +65,11 @@ def test_the_weights_on_disk_are_the_stores_and_little_else(name: str) -> None:
     assert len(files[WEIGHTS]) > sum(s.nbytes() for s in stores.values())
 
 
-def test_an_image_of_the_rewritten_module_is_the_image_of_the_program() -> None:
-    for name in ("bert", "lstm_lm", "torch_encoder"):
-        program, stores = captured(name)[2], stores_of(name, "uniform")
-        after = image(rewritten(name, "uniform"), program.signature, held_by(program), stores)
-        assert after == image_of(name, "uniform")
+@pytest.mark.parametrize("name", ["bert", "lstm_lm", "torch_encoder"])
+def test_an_image_of_the_rewritten_module_is_the_image_of_the_program(name: str) -> None:
+    program, stores = captured(name)[2], stores_of(name, "uniform")
+    after = image(rewritten(name, "uniform"), program.signature, held_by(program), stores)
+    assert after == image_of(name, "uniform")
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "lstm_tied", "gru_lm"])
@@ -98,6 +97,7 @@ def test_trained_then_saved_then_loaded(name: str, recipe: str, tmp_path: Path) 
             assert torch.equal(a, b)
 
 
+@pytest.mark.xdist_group("bert")
 def test_writing_over_an_artifact_replaces_it(tmp_path: Path) -> None:
     write(tmp_path, image_of("bert", "uniform"))
     write(tmp_path, image_of("lstm_lm", "kmeans"), {"report.md": b"# report"})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.captured import MODELS
+from tests.zoo import VOCAB
 from torch.utils import _pytree as pytree
-from zoo import VOCAB, ZOO
 
 
 def inputs_like(example, batch, length):
@@ -37,7 +38,7 @@ def run(model, inputs, training, fused=False):
         torch.backends.mha.set_fastpath_enabled(True)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", MODELS)
 def test_equal_in_eval_and_train(captured, name):
     model, example, program = captured(name)
     ours = program.callable()
@@ -77,6 +78,7 @@ def test_gradients_equal(captured, name):
     assert compared >= len(program.sites) * 0.6
 
 
+@pytest.mark.xdist_group("torch_encoder")
 def test_fused_inference_kernels_agree_to_rounding(captured):
     """nn.TransformerEncoder has kernels of its own for inference; they round differently."""
     model, example, program = captured("torch_encoder")
@@ -88,7 +90,7 @@ def test_fused_inference_kernels_agree_to_rounding(captured):
 
 @pytest.mark.slow
 def test_real_minilm():
-    from zoo import minilm
+    from tests.zoo import minilm
 
     from tersor.compiler.capture import capture
 

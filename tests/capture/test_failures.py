@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.zoo import VOCAB, ids
 from torch import nn
-from zoo import VOCAB, ids
 
 from tersor.compiler.capture import capture
 from tersor.compiler.errors import CaptureError, CompilerBug
@@ -125,7 +125,7 @@ def test_a_model_that_branches_on_its_mode_is_captured_in_eval_mode():
 
 
 def test_the_model_keeps_its_mode_and_config(captured):
-    from zoo import bert
+    from tests.zoo import bert
 
     model, example = bert()
     model.encoder.eval()
@@ -150,7 +150,7 @@ def test_an_argument_that_forward_does_not_have_is_refused():
 
 
 def test_an_example_of_size_one_still_gives_a_dynamic_graph():
-    from zoo import lstm_lm
+    from tests.zoo import lstm_lm
 
     model, _ = lstm_lm()
     ours = capture(model, {"input_ids": ids(1, 1)}).callable().eval()
@@ -158,7 +158,7 @@ def test_an_example_of_size_one_still_gives_a_dynamic_graph():
 
 
 def test_verify_sees_a_changed_graph():
-    from zoo import lstm_lm
+    from tests.zoo import lstm_lm
 
     model, example = lstm_lm()
     program = capture(model, example)
@@ -170,7 +170,7 @@ def test_verify_sees_a_changed_graph():
 
 
 def test_planning_needs_no_weights():
-    from zoo import bert
+    from tests.zoo import bert
 
     model, example = bert()
     program = capture(model.to("meta"), {k: v.to("meta") for k, v in example.items()}, copy=False, check=False)
@@ -181,7 +181,7 @@ def test_planning_needs_no_weights():
 
 
 def test_text_does_not_depend_on_the_tracer():
-    from zoo import lstm_lm
+    from tests.zoo import lstm_lm
 
     from tersor.compiler.text import to_text
 

@@ -6,14 +6,14 @@ import operator
 
 import pytest
 import torch
+from tests.captured import MODELS
 from torch.utils import _pytree as pytree
-from zoo import ZOO
 
 from tersor.compiler.capture import capture
 from tersor.compiler.site import Reader
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_is_one_site(captured, name):
     model, _, program = captured(name)
     sites = [site for site in program.sites if site.kind != "attention"]
@@ -22,7 +22,7 @@ def test_every_parameter_is_one_site(captured, name):
     assert {site.name: site.bytes for site in sites} == sizes
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", MODELS)
 def test_readers_are_leaves_that_hold_the_parameter(captured, name):
     model, _, program = captured(name)
     calls = [n.target for n in program.module.graph.find_nodes(op="call_module")]
@@ -37,6 +37,7 @@ def test_readers_are_leaves_that_hold_the_parameter(captured, name):
                 assert leaf.weight.data_ptr() == own.data_ptr()
 
 
+@pytest.mark.xdist_group("t5")
 def test_tied_weights_are_one_site_with_all_its_aliases(captured):
     _, _, program = captured("t5")
     site = next(s for s in program.sites if s.name == "shared.weight")
@@ -47,6 +48,7 @@ def test_tied_weights_are_one_site_with_all_its_aliases(captured):
     assert [type(leaf).__name__ for leaf in leaves] == ["Embedding", "Embedding", "Linear"]
 
 
+@pytest.mark.xdist_group("albert")
 def test_a_shared_layer_has_several_calls(captured):
     _, _, program = captured("albert")
     (site,) = [s for s in program.sites if s.role == "ffn.up"]
@@ -54,6 +56,7 @@ def test_a_shared_layer_has_several_calls(captured):
     assert site.readers == (Reader(path, 0), Reader(path, 1))
 
 
+@pytest.mark.xdist_group("gpt2")
 def test_a_transposed_weight_is_a_linear_over_the_same_memory(captured):
     model, _, program = captured("gpt2")
     site = next(s for s in program.sites if s.path == "transformer.h.0.mlp.c_fc")
@@ -84,7 +87,7 @@ def test_a_written_out_product_is_a_linear_and_the_rest_is_other():
 
 
 def test_changing_a_leaf_changes_every_reader_and_not_the_original(captured):
-    from zoo import lstm_tied
+    from tests.zoo import lstm_tied
 
     model, example = lstm_tied()
     program = capture(model, example)
@@ -97,7 +100,7 @@ def test_changing_a_leaf_changes_every_reader_and_not_the_original(captured):
 
 
 def test_without_copy_the_parameters_are_the_models_own():
-    from zoo import lstm_lm
+    from tests.zoo import lstm_lm
 
     model, example = lstm_lm()
     program = capture(model, example, copy=False)
@@ -105,7 +108,7 @@ def test_without_copy_the_parameters_are_the_models_own():
     assert {id(p) for p in program.module.parameters()} == own
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_graph_holds_only_what_can_be_written_down(captured, name):
     """aten operators, operator.* on sizes, and plain values as arguments."""
     _, _, program = captured(name)
@@ -119,8 +122,8 @@ def test_a_graph_holds_only_what_can_be_written_down(captured, name):
             assert all(isinstance(v, (*plain, torch.fx.Node)) for v in values), node.format_node()
 
 
-def test_no_module_path_lies_inside_another(captured):
-    for name in ("torch_encoder", "multihead", "bert", "albert"):
-        _, _, program = captured(name)
-        paths = sorted({n.target for n in program.module.graph.find_nodes(op="call_module")})
-        assert not any(b.startswith(a + ".") for a in paths for b in paths)
+@pytest.mark.parametrize("name", ["torch_encoder", "multihead", "bert", "albert"])
+def test_no_module_path_lies_inside_another(captured, name):
+    _, _, program = captured(name)
+    paths = sorted({n.target for n in program.module.graph.find_nodes(op="call_module")})
+    assert not any(b.startswith(a + ".") for a in paths for b in paths)

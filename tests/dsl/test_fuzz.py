@@ -22,7 +22,7 @@ SIGNS = "4 8 12 0.5 -1 25 1e999 % * ( ) { } = == <= >= < , .. + # ; \x00 é . !"
 QUOTED = ['"x"', '"a.**"', '"\\q"', '"', "attention.*", "**", "\n"]
 soup = st.lists(st.sampled_from(f"{KEYWORDS} {NAMES} {SIGNS}".split(" ") + QUOTED), max_size=40).map(" ".join)
 lines = st.lists(soup.map(lambda t: t.replace("\n", " ")), max_size=6).map("\n".join)
-many = settings(max_examples=200, deadline=None)
+many = settings(max_examples=100, deadline=None)
 
 
 def check(refused: PolicyError) -> None:

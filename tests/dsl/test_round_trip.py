@@ -164,7 +164,7 @@ def policies(draw: st.DrawFn) -> Policy:
     return Policy(draw(budgets), draw(objectives), tuple(lets.items()), rules, draw(st.none() | recoveries))
 
 
-few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @few

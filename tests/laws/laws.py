@@ -1,14 +1,15 @@
 """What every store and every method must keep, as functions that raise AssertionError where it is broken.
 
-Bounds: u = 2^-24 is the unit roundoff of float32. A sum of n products in any order differs from the exact one by at most
-n u / (1 - n u) times the sum of the absolute products; where a product passes through a chain of factors, the terms of every
-inner sum count as well.
+Bounds: u = 2^-24 is the unit roundoff of float32. A sum of n products in any order differs from the exact one by at
+most n u / (1 - n u) times the sum of the absolute products; where a product passes through a chain of factors, the
+terms of every inner sum count as well.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -122,8 +123,8 @@ def law_snapped(store: Store) -> None:
 
 
 def law_gradients(store: Store) -> None:
-    """dense() is differentiable in every floating array, with the derivative that a difference quotient has: dense() is linear
-    in each array, so the quotient is exact up to rounding, 2^-20 of the largest terms."""
+    """dense() is differentiable in every floating array, with the derivative that a difference quotient has: dense() is
+    linear in each array, so the quotient is exact up to rounding, 2^-20 of the largest terms."""
     generator = torch.Generator().manual_seed(4)
     arrays = {n: a.detach().clone() for n, a in store.arrays().items()}
     floating = [n for n, a in arrays.items() if a.dtype.is_floating_point and a.numel()]
@@ -152,7 +153,8 @@ STORE_LAWS = (law_apply, law_rows, law_price, law_round_trip, law_codes, law_bou
 
 
 def law_idempotent(store: Store, last: Step, tolerance: float = 0.0) -> None:
-    """Packing again what a store stands for changes nothing: every leaf the last step packed, packed from its dense tensor.
+    """Packing again what a store stands for changes nothing: every leaf the last step packed, packed from its dense
+    tensor.
 
     `tolerance` is relative to the largest value; 0 means bit for bit.
     """
@@ -164,19 +166,20 @@ def law_idempotent(store: Store, last: Step, tolerance: float = 0.0) -> None:
 
 
 def law_monotone(stores: Sequence[Store], tensor: Tensor, floor: float = 0.0) -> None:
-    """More bytes never do more damage, and every one does less than dropping the tensor. `floor` is an error, relative to the
-    squared norm, that rounding the scales to 16 bits may cause at any size."""
+    """More bytes never do more damage, and every one does less than dropping the tensor. `floor` is an error, relative
+    to the squared norm, that rounding the scales to 16 bits may cause at any size."""
     size = float(tensor.double().square().sum())
     errors = [float((s.dense().detach().double() - tensor.double()).square().sum()) for s in stores]
     sizes = [s.nbytes() for s in stores]
     assert sizes == sorted(sizes), f"the examples do not grow: {sizes}"
-    for earlier, later in zip(errors, errors[1:], strict=False):
+    for earlier, later in pairwise(errors):
         assert later <= earlier * (1 + 1e-6) + floor * size, f"more bytes, more error: {errors}"
     assert all(error <= size * (1 + 1e-6) for error in errors), f"worse than dropping the tensor: {errors} of {size}"
 
 
 def law_refuse(method: Method[Any], point: Any, shapes: Iterable[tuple[int, ...]]) -> None:
-    """`refuse` answers None or a reason for any shape; `pack` of a candidate answers a store of that shape or a reason."""
+    """`refuse` answers None or a reason for any shape; `pack` of a candidate answers a store of that shape or a
+    reason."""
     for shape in shapes:
         try:
             answer = method.refuse(shape, point)

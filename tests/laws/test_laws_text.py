@@ -1,4 +1,5 @@
-"""The text of a step is a policy for that very step: no digit of a parameter is lost, and no two points share a text."""
+"""The text of a step is a policy for that very step: no digit of a parameter is lost, and no two points share a
+text."""
 
 from __future__ import annotations
 

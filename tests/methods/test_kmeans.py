@@ -18,7 +18,8 @@ HALF = 2.0**-11
 
 
 def optimum(values: np.ndarray, k: int) -> float:
-    """min sum of squared distances to k levels: best[j][i] = min over m of best[j-1][m] + error of one cluster over m..i."""
+    """min sum of squared distances to k levels: best[j][i] = min over m of best[j-1][m] + error of one cluster over
+    m..i."""
     x = np.sort(values.astype(np.float64))
     n = len(x)
     sums, squares = np.concatenate([[0], x.cumsum()]), np.concatenate([[0], (x * x).cumsum()])

@@ -82,7 +82,8 @@ def test_a_share_of_the_rank() -> None:
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e-5, 1.0, 100.0, 6e4, 1e8, 1e30])
 def test_sixteen_bits_keep_eleven_of_each_weight(scale: float) -> None:
-    """fp16 with an exponent per tensor: 2^-11 of every weight down to 2^-29 of the largest; bf16: 2^-8 of every weight; the size halves."""
+    """fp16 with an exponent per tensor: 2^-11 of every weight down to 2^-29 of the largest; bf16: 2^-8 of every weight;
+    the size halves."""
     weight = drawn(30, 40) * scale
     for point, unit in ((Half(format="fp16"), 2.0**-11), (Half(format="bf16"), 2.0**-8)):
         store = HALF.pack(weight, point)

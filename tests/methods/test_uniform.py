@@ -18,8 +18,8 @@ from tersor.passes.quantize.uniform import Uniform, UniformQuantisation, grouped
 METHOD = UniformQuantisation()
 
 SCALE = 2.0**-10
-"""A scale is stored with eleven significant bits and may be taken one step lower, so that the outer codes are used: it lies within
-2^-10 of the exact one, and so does everything that is a multiple of it."""
+"""A scale is stored with eleven significant bits and may be taken one step lower, so that the outer codes are used: it
+lies within 2^-10 of the exact one, and so does everything that is a multiple of it."""
 
 
 def equation_37(x: np.ndarray, bits: int) -> np.ndarray:
@@ -64,7 +64,8 @@ def test_equation_36_is_equation_37_stretched(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_rows_that_span_zero_to_one_agree_with_equation_37(bits: int) -> None:
-    """On [0, 1] both have the levels i / (2^k - 1); only values within the rounding of the scale of a tie may differ by one level."""
+    """On [0, 1] both have the levels i / (2^k - 1); only values within the rounding of the scale of a tie may differ by
+    one level."""
     row = np.concatenate([[0.0, 1.0], np.random.default_rng(0).random(300)]).astype(np.float32)
     found = METHOD.pack(torch.from_numpy(row[None]), Uniform(bits=bits, group="row")).dense().numpy()[0]
     expected = equation_37(row.astype(np.float64), bits)
@@ -78,8 +79,8 @@ def test_rows_that_span_zero_to_one_agree_with_equation_37(bits: int) -> None:
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("seed", range(3))
 def test_near_the_reference_of_equations_38_and_39(bits: int, seed: int) -> None:
-    """The zero point is a whole level here and is not there: the grids are shifted by at most half a step against each other, so that
-    two nearest levels lie within a step and a half."""
+    """The zero point is a whole level here and is not there: the grids are shifted by at most half a step against each
+    other, so that two nearest levels lie within a step and a half."""
     row = drawn(1, 200, seed=seed)
     found = METHOD.pack(row, Uniform(bits=bits, group="row")).dense().double().numpy()
     step = float(steps(row, bits, 200)[0, 0])
@@ -90,8 +91,8 @@ def test_near_the_reference_of_equations_38_and_39(bits: int, seed: int) -> None
 @pytest.mark.parametrize("group", [32, 64, 128, "row"])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_error_levels_and_ends(bits: int, group: Any) -> None:
-    """|w - w'| <= s/2, at the ends of the range at most s (the zero point is rounded), plus the rounding of the scale; at most 2^k
-    levels per group, in equal steps; zero is one of them."""
+    """|w - w'| <= s/2, at the ends of the range at most s (the zero point is rounded), plus the rounding of the scale;
+    at most 2^k levels per group, in equal steps; zero is one of them."""
     weight = drawn(7, 300, seed=bits)
     store = METHOD.pack(weight, Uniform(bits=bits, group=group))
     found, width = store.dense(), store.group
@@ -169,7 +170,8 @@ def test_clipping_is_never_worse_and_somewhere_better(bits: int, symmetric: bool
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_symmetric_codes(bits: int) -> None:
-    """Levels -(h-1)..h-1 times s with h = 2^(bits-1): no zero point is stored, negating the weight negates the result."""
+    """Levels -(h-1)..h-1 times s with h = 2^(bits-1): no zero point is stored, negating the weight negates the
+    result."""
     weight = drawn(9, 70, seed=bits)
     point = Uniform(bits=bits, group="row", symmetric=True)
     store = METHOD.pack(weight, point)

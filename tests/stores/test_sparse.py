@@ -20,7 +20,8 @@ WIDTHS = range(2, 9)
 
 
 def walked(codes: list[int], width: int) -> list[int]:
-    """The positions, by walking: a code below the jump skips that many slots and keeps the next; the jump only skips."""
+    """The positions, by walking: a code below the jump skips that many slots and keeps the next; the jump only
+    skips."""
     jump, place, kept = 2**width - 1, 0, []
     for code in codes:
         place += code
