@@ -16,7 +16,7 @@ import safetensors.torch
 from torch import Tensor, fx
 
 from tersor.compiler.artifact.graph import graph_to_json
-from tersor.compiler.artifact.leaves import describe
+from tersor.compiler.artifact.leaves import OPAQUE, describe, opaque_leaves
 from tersor.compiler.install import Held
 from tersor.compiler.signature import Signature
 from tersor.compiler.stores import Store
@@ -53,13 +53,15 @@ def image(module: fx.GraphModule, signature: Signature, held: Held, stores: Mapp
     arrays: dict[str, Tensor] = {}
     for name, store in stores.items():
         arrays |= {join(name, key): array for key, array in store.state().items()}
+    for path, leaf in opaque_leaves(module).items():
+        arrays |= {f"{OPAQUE}:{path}.{key}": value.contiguous().clone() for key, value in leaf.named_buffers()}
     constants = buffers(module, held)
     for name, value in constants.items():
         arrays[BUFFER_PREFIX + name] = value.contiguous().clone()
     graph = {
         "signature": signature.to_json(),
         "nodes": graph_to_json(module.graph),
-        "modules": {path: describe(module.get_submodule(path), path) for path in paths},
+        "modules": {path: describe(module.get_submodule(path)) for path in paths},
         "held": {path: dict(attributes) for path, attributes in held.items()},
         "stores": {name: store.spec() for name, store in stores.items()},
         "buffers": list(constants),

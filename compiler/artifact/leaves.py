@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, CompressedRecurrent
-from tersor.compiler.errors import ArtifactError, RequestError
+from tersor.compiler.errors import ArtifactError
 from tersor.compiler.modules import Attention
 
+OPAQUE = "opaque"
 
-def describe(module: nn.Module, path: str) -> dict[str, Any]:
+
+def describe(module: nn.Module) -> dict[str, Any]:
     """The class and settings of a leaf, without its weights. A compressed leaf is described as what it stands for."""
     match module:
         case nn.Linear() | CompressedLinear():
@@ -50,10 +52,14 @@ def describe(module: nn.Module, path: str) -> dict[str, Any]:
                 "dropout": module.dropout,
                 "bidirectional": module.bidirectional,
             }
-    raise RequestError(
-        f"{path}: a {type(module).__name__} is kept as it is (an opaque leaf) and cannot be saved as data; "
-        f"use the compiled module in this process, or capture the model without that leaf"
-    )
+    return {"type": OPAQUE, "class": type(module).__name__}
+
+
+def opaque_leaves(module: fx.GraphModule) -> dict[str, nn.Module]:
+    """The called modules that are kept as they are, by path: their code cannot be written as data."""
+    paths = dict.fromkeys(node.target for node in module.graph.find_nodes(op="call_module"))
+    called = {path: module.get_submodule(path) for path in paths}
+    return {path: leaf for path, leaf in called.items() if describe(leaf)["type"] == OPAQUE}
 
 
 def _layer_norm(d: Mapping[str, Any]) -> nn.Module:

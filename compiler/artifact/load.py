@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, fx, nn
 from tersor.compiler.artifact.files import read
 from tersor.compiler.artifact.graph import checked_path, graph_from_json
 from tersor.compiler.artifact.image import BUFFER_PREFIX
-from tersor.compiler.artifact.leaves import rebuild
+from tersor.compiler.artifact.leaves import OPAQUE, rebuild
 from tersor.compiler.errors import ArtifactError, CompilerBug
 from tersor.compiler.install import Held, install
 from tersor.compiler.program import verify_graph
@@ -46,35 +47,42 @@ class Loaded:
     stores: dict[str, Store]
 
 
-def load(folder: Path) -> Loaded:
-    """The model of an artifact, in eval mode. ArtifactError when the folder is not one, or damaged."""
+def load(folder: Path, opaque: Mapping[str, nn.Module] = {}) -> Loaded:
+    """The model of an artifact, in eval mode. ArtifactError when the folder is not one, or damaged.
+
+    `opaque` are the modules of its opaque leaves by path: their code is not in the artifact, their arrays are.
+    """
     graph, data = read(folder)
     try:
         arrays = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError) as problem:
         raise ArtifactError(f"the weights in {folder} are damaged: {problem}") from None
     try:
-        return _assemble(graph, arrays)
+        return _assemble(graph, arrays, opaque)
     except DAMAGED as problem:
         raise ArtifactError(f"the description in {folder} is damaged: {problem!r}") from None
 
 
-def _assemble(described: Any, arrays: dict[str, Tensor]) -> Loaded:
+def _assemble(described: Any, arrays: dict[str, Tensor], opaque: Mapping[str, nn.Module]) -> Loaded:
     signature = Signature.from_json(described["signature"])
     stores = {name: from_state(spec, arrays.get, name) for name, spec in described["stores"].items()}
     root = nn.Module()
+    kept = {path for path, d in described["modules"].items() if d["type"] == OPAQUE}
     with torch.device("meta"):
-        leaves = {path: rebuild(d, path) for path, d in described["modules"].items()}
+        leaves = {path: rebuild(d, path) for path, d in described["modules"].items() if path not in kept}
     for path, leaf in leaves.items():
         set_attribute(root, path, leaf)
     held: dict[str, dict[str, str]] = described["held"]
     _check_held(held, leaves, stores)
+    inside = {join(path, name): stores[held[path][name]].shape for path in held for name in held[path]}
+    for path in kept:
+        own = {name.removeprefix(path + "."): shape for name, shape in inside.items() if name.startswith(path + ".")}
+        set_attribute(root, path, _opaque(path, described["modules"][path]["class"], own, arrays, opaque))
     for name in described["buffers"]:
         set_attribute(root, name, arrays[BUFFER_PREFIX + name])
     for path, attributes in held.items():
-        if (
-            path not in leaves
-        ):  # parameters that operators read directly: the graph module needs to find something there
+        # Parameters that operators read directly: the graph module needs to find something there.
+        if path not in leaves and not any((path + ".").startswith(leaf + ".") for leaf in kept):
             for attribute in attributes:
                 set_attribute(root, join(path, attribute), nn.Parameter(torch.empty(0)))
     module = fx.GraphModule(root, graph_from_json(described["nodes"]), class_name="Compressed")
@@ -82,6 +90,32 @@ def _assemble(described: Any, arrays: dict[str, Tensor]) -> Loaded:
     verify_graph(module, signature)
     _check_signature(module, signature)
     return Loaded(module.eval(), signature, held, stores)
+
+
+def _opaque(
+    path: str,
+    kind: str,
+    parameters: Mapping[str, tuple[int, ...]],
+    arrays: Mapping[str, Tensor],
+    given: Mapping[str, nn.Module],
+) -> nn.Module:
+    """The caller's module for an opaque leaf, with the buffers of the artifact; its parameters are installed later."""
+    if path not in given:
+        raise ArtifactError(
+            f"`{path}` is an opaque leaf, a {kind} whose code is not in the artifact: "
+            f"give it as tersor.load(folder, opaque={{{path!r}: module}})"
+        )
+    prefix = f"{OPAQUE}:{path}."
+    buffers = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    module = copy.deepcopy(given[path])
+    expected = {name: tuple(p.shape) for name, p in module.named_parameters()} | {
+        name: tuple(b.shape) for name, b in module.named_buffers()
+    }
+    found = {name: tuple(b.shape) for name, b in buffers.items()} | dict(parameters)
+    if expected != found:
+        raise ArtifactError(f"the module given for `{path}` has {expected}, but {found} is stored for it")
+    module.load_state_dict(buffers, strict=False)
+    return module
 
 
 def _check_held(held: Held, leaves: Mapping[str, nn.Module], stores: Mapping[str, Store]) -> None:

@@ -80,14 +80,17 @@ def plan(
     return planned(program, rules, calibration, signal, progress).plan
 
 
-def load(folder: str | Path, backend: BackendName = "auto") -> nn.Module:
+def load(
+    folder: str | Path, backend: BackendName = "auto", *, opaque: Mapping[str, nn.Module] | None = None
+) -> nn.Module:
     """The model of an artifact in eval mode, called as the original was.
 
-    `eager` is plain torch and trainable, `numba` the CPU kernels; `auto` takes kernels where there are any. Raises
+    `eager` is plain torch and trainable, `numba` the CPU kernels; `auto` takes kernels where there are any. `opaque`
+    are modules, by path, for leaves that were kept as they are: the artifact has their arrays, not their code. Raises
     ArtifactError for a folder that is none, or damaged.
     """
     backends.check_backend(backend)
-    loaded = load_artifact(Path(folder))
+    loaded = load_artifact(Path(folder), opaque or {})
     graph, _ = backends.apply(loaded.module, backend)
     return CompiledModule(graph, loaded.signature).eval()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tersor.compiler.artifact import files
 from tersor.compiler.artifact.image import image, size_of
+from tersor.compiler.artifact.leaves import opaque_leaves
 from tersor.compiler.artifact.load import load
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.equality import difference
@@ -81,7 +82,7 @@ class Result:
             raise CompilerBug(f"{folder} takes {on_disk} bytes, {expected} were written")
         if self.plan.budget is not None and on_disk > self.plan.budget:
             raise CompilerBug(f"{folder} takes {on_disk} bytes, more than the budget of {self.plan.budget}")
-        loaded = load(folder)
+        loaded = load(folder, opaque_leaves(kept.graph_module))
         again = CompiledModule(loaded.module, loaded.signature).eval()
         with torch.no_grad():
             found = difference(again(**self.example), kept(**self.example))
