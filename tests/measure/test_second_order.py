@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.artifact.compressed_zoo import captured, inputs_like
+from tests.artifact.compressed_zoo import inputs_like
+from tests.captured import captured
 from torch import Tensor
 
 from tersor.compiler.errors import RequestError
@@ -63,6 +64,30 @@ def test_equals_a_backward_pass_per_example(name: str, site: str, signal: str) -
         expected = sum(float((g * change).sum()) ** 2 for g in gradients) / 10
         scale = sum(float((g * change).square().sum()) for g in gradients) / 10
         assert score == pytest.approx(expected, abs=4 * BF16 * (expected + scale))
+        assert expected > 0
+
+
+@pytest.mark.parametrize("signal", ["embedding", "logits"])
+@pytest.mark.parametrize(("name", "site"), [(n, s) for n, sites in SITES.items() for s in sites if "rnn" in s])
+def test_recurrent_weights_equal_a_backward_pass_per_example(name: str, site: str, signal: str) -> None:
+    """Their probes are drawn example by example, and their slopes are kept in full."""
+    program = captured(name)[2]
+    described = next(s for s in program.sites if s.name == site)
+    (where,) = slots(program.module, described)
+    weight = getattr(program.module.get_submodule(where.path), where.name)
+    changes = [0.1 * torch.randn(described.shape, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    damage = SecondOrder(program, batches(name), SIGNALS[signal])  # type: ignore[index]
+    generator, run, gradients = torch.Generator().manual_seed(0), program.callable().eval(), []
+    for batch in batches(name):
+        for i in range(len(batch["input_ids"])):
+            inputs = run.bind((), {n: v[i : i + 1] for n, v in batch.items()})
+            outputs = run.graph_module(*[inputs[n] for n in run.signature.names])
+            probe = SIGNALS[signal].probe(outputs, inputs, generator)  # type: ignore[index]
+            gradients.append(torch.autograd.grad(probe.sum(), weight)[0].double())
+    assert damage.schedule.examples == len(gradients) == 5
+    for change, score in zip(changes, damage.score(described, changes), strict=True):
+        expected = sum(float((g * change).sum()) ** 2 for g in gradients) / 10
+        assert score == pytest.approx(expected, rel=1e-4)
         assert expected > 0
 
 
