@@ -9,6 +9,7 @@ from tersor.catalogue import BY_ID
 from tersor.compiler import policy as model
 from tersor.compiler.errors import RequestError
 from tersor.dsl import parse_policy, read_policy, write_policy
+from tersor.passes.catalogue import CATALOGUE
 
 
 class Policy(model.Policy):
@@ -21,12 +22,12 @@ class Policy(model.Policy):
     @classmethod
     def parse(cls, text: str, name: str = "<policy>") -> Self:
         """The meaning of a policy text; `name` is what messages call it. Raises PolicyError with every problem."""
-        return cls(**vars(parse_policy(text, BY_ID, name=name)))
+        return cls(**vars(parse_policy(text, BY_ID, name=name, catalogue=CATALOGUE)))
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """The meaning of a policy file. Raises PolicyError with every problem, also where it cannot be read."""
-        return cls(**vars(read_policy(Path(path), BY_ID)))
+        return cls(**vars(read_policy(Path(path), BY_ID, catalogue=CATALOGUE)))
 
     def to_text(self) -> str:
         """The canonical text: `Policy.parse(p.to_text()) == p`."""
