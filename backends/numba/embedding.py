@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class QuantizedEmbedding(nn.Module):
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
-        self._constants = (layout.rows, layout.columns, layout.width, layout.weight_group, level)
+        self._constants: Any = (layout.rows, layout.columns, layout.width, layout.weight_group, level)
 
     @classmethod
     def from_codes(
@@ -77,7 +78,8 @@ class QuantizedEmbedding(nn.Module):
     def forward(self, index: Tensor) -> Tensor:
         if self.level is None:
             return nn.functional.embedding(index, self.dense())
-        rows: Tensor = ops.embedding(index, self.codes, self.scale, self.zero, *self._constants)
+        run = ops.quantized_embedding if ops.direct(index) else ops.embedding
+        rows: Tensor = run(index, self.codes, self.scale, self.zero, *self._constants)
         return rows
 
     def dense(self) -> Tensor:

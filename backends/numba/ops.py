@@ -7,6 +7,7 @@ store that they were packed from.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -204,7 +205,7 @@ def joined_attention(joined: Tensor, mask: Tensor | None, heads: int, width: int
         # The kernel reads whole vectors of queries, key by key.
         mask = F.pad(mask.mT, (0, ceil_to(tokens, tile) - tokens)).contiguous()
         mask_address, mask_stride = mask.data_ptr(), 4 * mask[0].numel() * (mask.shape[0] > 1)
-    factor = torch.tensor(scale, dtype=torch.float32)
+    factor = _held(scale)
     size = 4 * ((width + tokens + 1) * tile + tokens * width)
     source, target, units, run = joined.data_ptr(), y.data_ptr(), batch * heads, attention_kernel(level)
 
@@ -218,6 +219,12 @@ def joined_attention(joined: Tensor, mask: Tensor | None, heads: int, width: int
     else:
         attend(0, units)
     return y
+
+
+@lru_cache(maxsize=64)
+def _held(value: float) -> Tensor:
+    """A float that kernels read by its address; making the tensor anew costs more than a short attention."""
+    return torch.tensor(value, dtype=torch.float32)
 
 
 def attention_reference(joined: Tensor, mask: Tensor | None, heads: int, width: int, scale: float) -> Tensor:
