@@ -38,10 +38,10 @@ types: $(STAMP) ## mypy --strict over the package
 	@$(BIN)/mypy -p tersor
 
 test: lint types ## ruff, mypy and every test that is not slow
-	@$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadgroup
+	@$(PYTEST) -m "not slow" -n $(WORKERS)
 
 slow: $(STAMP) ## the slow tests too, with fresh random examples
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup --hypothesis-profile=search
+	@$(PYTEST) -n $(WORKERS) --hypothesis-profile=search
 
 demo: $(STAMP) ## compress a real sentence encoder and compare it with the original
 	@$(BIN)/python examples/demo.py

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -31,19 +32,25 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from tests.zoo import ZOO
-
-    for item in items:
-        # With `--dist loadgroup` all tests of a model run in one process, which captures it once.
-        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
-        if isinstance(name, str) and name in ZOO:
-            item.add_marker(pytest.mark.xdist_group(name))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All tests whose parameters name one model of the zoo run in one process, which captures it once."""
+    from tests.zoo import ZOO
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModel(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            parameters = nodeid.rpartition("[")[2].rstrip("]").split("-")
+            return next((p for p in parameters if p in ZOO), nodeid)
+
+    return ByModel(config, log)
 
 
 @pytest.fixture(autouse=True)

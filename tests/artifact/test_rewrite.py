@@ -129,22 +129,22 @@ def test_plain_stores_keep_classes_and_ties(name: str) -> None:
             torch.testing.assert_close(a, b, rtol=0, atol=CLOSE)
 
 
-@pytest.mark.xdist_group("bert")
-def test_the_program_stays_as_it_was() -> None:
-    _, example, program = captured("bert")
+@pytest.mark.parametrize("name", ["bert"])
+def test_the_program_stays_as_it_was(name: str) -> None:
+    _, example, program = captured(name)
     inputs = inputs_like(example, 2, 8)
     with torch.no_grad():
         before = leaves(program.callable().eval()(**inputs))
-        rewritten("bert", "prune")
+        rewritten(name, "prune")
         after = leaves(program.callable().eval()(**inputs))
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.xdist_group("lstm_tied")
-def test_the_trace_names_what_changed_and_why() -> None:
-    _, _, program = captured("lstm_tied")
+@pytest.mark.parametrize("name", ["lstm_tied"])
+def test_the_trace_names_what_changed_and_why(name: str) -> None:
+    _, _, program = captured(name)
     sites = {s.name: s for s in program.sites}
-    module, trace = rewrite(program, stores_of("lstm_tied", "uniform"), {"embed.weight": "policy.tersor:3:1"})
+    module, trace = rewrite(program, stores_of(name, "uniform"), {"embed.weight": "policy.tersor:3:1"})
     by_path = {step.path: step for step in trace}
     changed = {r.path for s in sites.values() if s.kind in CHANGED for r in s.readers}
     assert set(by_path) == changed

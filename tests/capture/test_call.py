@@ -24,9 +24,9 @@ def eval_both(captured, name):
     return model.eval(), example, program.callable().eval()
 
 
-@pytest.mark.xdist_group("bert")
-def test_named_outputs_keep_their_class(captured):
-    model, example, ours = eval_both(captured, "bert")
+@pytest.mark.parametrize("name", ["bert"])
+def test_named_outputs_keep_their_class(captured, name):
+    model, example, ours = eval_both(captured, name)
     expected, found = model(**example), ours(**example)
     assert type(found) is type(expected)
     assert torch.equal(found[0], found.last_hidden_state)
@@ -35,16 +35,16 @@ def test_named_outputs_keep_their_class(captured):
     assert torch.equal(plain[1], expected.pooler_output)
 
 
-@pytest.mark.xdist_group("bilstm")
-def test_plain_outputs_keep_their_form(captured):
-    model, example, ours = eval_both(captured, "bilstm")
+@pytest.mark.parametrize("name", ["bilstm"])
+def test_plain_outputs_keep_their_form(captured, name):
+    model, example, ours = eval_both(captured, name)
     assert list(ours(**example)) == ["logits"]
     assert torch.equal(ours(**example)["logits"], model(**example)["logits"])
 
 
-@pytest.mark.xdist_group("bert")
-def test_absent_inputs_are_filled_in(captured):
-    model, example, ours = eval_both(captured, "bert")
+@pytest.mark.parametrize("name", ["bert"])
+def test_absent_inputs_are_filled_in(captured, name):
+    model, example, ours = eval_both(captured, name)
     ids = example["input_ids"]
     assert torch.equal(ours(input_ids=ids).last_hidden_state, model(input_ids=ids).last_hidden_state)
     assert torch.equal(ours(ids, None).last_hidden_state, model(ids).last_hidden_state)
@@ -65,16 +65,16 @@ def test_a_default_that_would_change_the_result_is_not_offered():
         program.callable()(example["input_ids"])
 
 
-@pytest.mark.xdist_group("bert")
-def test_positional_arguments_follow_the_original_order(captured):
-    model, example, ours = eval_both(captured, "bert")
+@pytest.mark.parametrize("name", ["bert"])
+def test_positional_arguments_follow_the_original_order(captured, name):
+    model, example, ours = eval_both(captured, name)
     ids, mask, types = example["input_ids"], example["attention_mask"], torch.ones_like(example["input_ids"])
     assert torch.equal(ours(ids, mask, types).last_hidden_state, model(ids, mask, types).last_hidden_state)
 
 
-@pytest.mark.xdist_group("bert")
-def test_harmless_extras_are_ignored_and_others_refused(captured):
-    _, example, ours = eval_both(captured, "bert")
+@pytest.mark.parametrize("name", ["bert"])
+def test_harmless_extras_are_ignored_and_others_refused(captured, name):
+    _, example, ours = eval_both(captured, name)
     ours(**example, return_dict=True, output_attentions=False, inputs_embeds=None, use_cache=False)
     with pytest.raises(
         TypeError, match=r"no input 'output_attentions'; it takes input_ids, attention_mask \(optional\)"
@@ -88,9 +88,9 @@ def test_harmless_extras_are_ignored_and_others_refused(captured):
         ours(*[example["input_ids"]] * 40)
 
 
-@pytest.mark.xdist_group("bert")
-def test_wrong_rank_is_a_request_error(captured):
-    _, example, ours = eval_both(captured, "bert")
+@pytest.mark.parametrize("name", ["bert"])
+def test_wrong_rank_is_a_request_error(captured, name):
+    _, example, ours = eval_both(captured, name)
     with pytest.raises(RequestError, match=r"input 'input_ids' has shape \(10,\); the model takes 2 dimensions"):
         ours(input_ids=example["input_ids"][0])
 
@@ -114,9 +114,9 @@ def test_a_longer_text_than_the_position_table_is_a_request_error(captured, name
         model(input_ids=too_long)
 
 
-@pytest.mark.xdist_group("gpt2")
-def test_deepcopy_train_and_state_dict(captured):
-    _, example, ours = eval_both(captured, "gpt2")
+@pytest.mark.parametrize("name", ["gpt2"])
+def test_deepcopy_train_and_state_dict(captured, name):
+    _, example, ours = eval_both(captured, name)
     twin = copy.deepcopy(ours)
     assert torch.equal(twin(**example).logits, ours(**example).logits)
     assert twin.train().training
@@ -138,14 +138,14 @@ def test_it_can_be_exported_again(captured, name):
     assert torch.equal(exported(**example)[0], model(**example)[0])
 
 
-@pytest.mark.xdist_group("hand_gpt")
-def test_it_can_be_captured_again(captured):
-    model, example, ours = eval_both(captured, "hand_gpt")
+@pytest.mark.parametrize("name", ["hand_gpt"])
+def test_it_can_be_captured_again(captured, name):
+    model, example, ours = eval_both(captured, name)
     again = capture(ours, example)
     assert again.notes == ()
     longer = {"input_ids": torch.full((1, 30), 9)}
     assert torch.equal(again.callable().eval()(**longer), model(**longer))
-    assert {s.role for s in again.sites} == {s.role for s in captured("hand_gpt")[2].sites}
+    assert {s.role for s in again.sites} == {s.role for s in captured(name)[2].sites}
 
 
 outputs = st.recursive(
@@ -166,9 +166,9 @@ def test_a_signature_survives_json(signature):
     assert Signature.from_json(json.loads(json.dumps(signature.to_json()))) == signature
 
 
-@pytest.mark.xdist_group("hand_gpt")
-def test_only_transformers_output_classes_are_ever_imported(captured):
-    _, _, program = captured("hand_gpt")
+@pytest.mark.parametrize("name", ["hand_gpt"])
+def test_only_transformers_output_classes_are_ever_imported(captured, name):
+    _, _, program = captured(name)
     for kind in ("os:system", "transformers.utils:logging", "transformersevil:X"):
         signature = Signature(program.signature.inputs, Group(kind, (TensorAt(0),), ("logits",)))
         with pytest.raises(RequestError, match="transformers"):

@@ -160,9 +160,9 @@ def test_a_bias_has_the_role_of_its_owner(captured, name):
         assert site.role == f"{owner}.bias"
 
 
-@pytest.mark.xdist_group("lstm_tied")
-def test_the_bias_of_a_tied_head_belongs_to_the_head(captured):
-    _, _, program = captured("lstm_tied")
+@pytest.mark.parametrize("name", ["lstm_tied"])
+def test_the_bias_of_a_tied_head_belongs_to_the_head(captured, name):
+    _, _, program = captured(name)
     assert {s.path: s.role for s in program.sites}["decoder.bias"] == "lm_head.bias"
 
 

@@ -37,9 +37,9 @@ def test_readers_are_leaves_that_hold_the_parameter(captured, name):
                 assert leaf.weight.data_ptr() == own.data_ptr()
 
 
-@pytest.mark.xdist_group("t5")
-def test_tied_weights_are_one_site_with_all_its_aliases(captured):
-    _, _, program = captured("t5")
+@pytest.mark.parametrize("name", ["t5"])
+def test_tied_weights_are_one_site_with_all_its_aliases(captured, name):
+    _, _, program = captured(name)
     site = next(s for s in program.sites if s.name == "shared.weight")
     assert site.paths == ("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
     assert site.readers == (Reader("encoder.embed_tokens"), Reader("decoder.embed_tokens"), Reader("lm_head"))
@@ -48,17 +48,17 @@ def test_tied_weights_are_one_site_with_all_its_aliases(captured):
     assert [type(leaf).__name__ for leaf in leaves] == ["Embedding", "Embedding", "Linear"]
 
 
-@pytest.mark.xdist_group("albert")
-def test_a_shared_layer_has_several_calls(captured):
-    _, _, program = captured("albert")
+@pytest.mark.parametrize("name", ["albert"])
+def test_a_shared_layer_has_several_calls(captured, name):
+    _, _, program = captured(name)
     (site,) = [s for s in program.sites if s.role == "ffn.up"]
     path = "encoder.albert_layer_groups.0.albert_layers.0.ffn"
     assert site.readers == (Reader(path, 0), Reader(path, 1))
 
 
-@pytest.mark.xdist_group("gpt2")
-def test_a_transposed_weight_is_a_linear_over_the_same_memory(captured):
-    model, _, program = captured("gpt2")
+@pytest.mark.parametrize("name", ["gpt2"])
+def test_a_transposed_weight_is_a_linear_over_the_same_memory(captured, name):
+    model, _, program = captured(name)
     site = next(s for s in program.sites if s.path == "transformer.h.0.mlp.c_fc")
     assert site.shape == (128, 32)
     weight = program.module.get_submodule(site.path).weight
