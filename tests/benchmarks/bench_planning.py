@@ -105,9 +105,8 @@ def main() -> None:
         print(json.dumps(measure(options.case, options.threads)))
         return
     found = []
-    print(
-        f"{'case':22} {'model MB':>9} {'planned MB':>11} {'seconds':>8} {'memory / model':>15}   {options.threads} threads"
-    )
+    header = f"{'case':22} {'model MB':>9} {'planned MB':>11} {'seconds':>8} {'memory / model':>15}"
+    print(f"{header}   {options.threads} threads")
     for case in CASES:
         command = [sys.executable, __file__, "--case", case, "--threads", str(options.threads)]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
