@@ -19,6 +19,7 @@ from tersor.compiler.measure.damage import Damage, SecondOrder, WeightError
 from tersor.compiler.measure.forms import product_forms
 from tersor.compiler.measure.price import Choice, Measurements, measure, pack_chosen
 from tersor.compiler.measure.signal import SIGNALS, Signal, SignalName, signal_of
+from tersor.compiler.memory import give_back
 from tersor.compiler.method import Method
 from tersor.compiler.plan import Plan
 from tersor.compiler.policy import Budget, Policy
@@ -98,6 +99,7 @@ class Forms:
         ]
         if missing:
             self.known |= product_forms(self.program, missing, self.batches, self.progress)
+            give_back()
         return self.known
 
 
@@ -122,6 +124,7 @@ def plan(
     check_packed(policy, methods, resolution, measured)
     forms = Forms(program, batches or (), damage, progress)
     del damage  # its traces are as large as the model
+    give_back()
     limit, budget = size_limit(policy, original_bytes(program))
     allocation, stores, files = _solve(program, policy, resolution, measured, forms, limit, budget)
     made = plan_of(

@@ -138,6 +138,7 @@ class _Taps:
         return self._copies[id(given)][1]
 
     def close(self) -> None:
+        self._copies.clear()  # activations hold their graph, whose hooks hold this object: no collector sees that cycle
         for handle in self._handles:
             handle.remove()
 
@@ -230,7 +231,9 @@ def schedule(sites: Sequence[Site], batches: Sequence[Batch], memory: int | None
     groups: list[list[Site]] = [[]]
     filled = 0.0
     for site, cost in zip(traced, costs, strict=True):
-        if filled and (filled + cost) * examples > budget:
+        # Embeddings come alone: pricing a large table takes memory of its own.
+        alone = bool(groups[-1]) and (site.kind == "embedding") != (groups[-1][-1].kind == "embedding")
+        if filled and (alone or (filled + cost) * examples > budget):
             groups.append([])
             filled = 0.0
         groups[-1].append(site)

@@ -19,6 +19,7 @@ from torch import Tensor
 from tersor.compiler.measure.collect import Batch, Lookups, Products, Progress, Slopes, Trace, collect, schedule
 from tersor.compiler.measure.forms import lookup_forms
 from tersor.compiler.measure.signal import Signal
+from tersor.compiler.memory import give_back
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 
@@ -86,6 +87,7 @@ class SecondOrder:
         group = self._group.get(site.name)
         if group is not None and group != self._held:
             self._traces = {}  # the old ones make room first
+            give_back()
             self._traces = self._collect(self.schedule.groups[group]).traces
             self._held = group
             self.forms |= lookup_forms(self._traces)

@@ -34,14 +34,45 @@ def lookup_forms(found: Mapping[str, Sequence[Trace]]) -> dict[str, Tensor]:
     return forms
 
 
+class _Moments:
+    """Sums of x x^T by readers. Readers of one tensor (query, key, value) follow each other and share one sum; only the
+    tensor being read is held."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.inputs: Mapping[str, Tensor] = {}
+        self.batch = 0
+        self._given: Tensor | None = None
+        self._readers: list[str] = []
+
+    def read(self, given: Tensor, reader: str) -> None:
+        if given is not self._given:
+            self.flush()
+            self._given = given
+        self._readers.append(reader)
+
+    def flush(self) -> None:
+        if self._given is not None:
+            moment = _moment(self._given, self.inputs, self.batch)
+            key = tuple(self._readers)
+            self.sums[key] = self.sums[key].add_(moment) if key in self.sums else moment
+        self._given, self._readers = None, []
+
+    def forms(self) -> dict[str, Tensor]:
+        """The sums by reader; a weight that is read several times gets them all."""
+        found: dict[str, Tensor] = {}
+        for readers, moment in self.sums.items():
+            for name in readers:
+                found[name] = found[name] + moment if name in found else moment
+        return found
+
+
 def product_forms(
     program: Program, sites: Sequence[Site], batches: Sequence[Batch], progress: Progress | None = None
 ) -> dict[str, Tensor]:
-    """The forms of linear and recurrent weights from one forward pass; readers of the same tensor (query, key, value)
-    share one."""
+    """The forms of linear and recurrent weights from one forward pass."""
     run = program.callable().eval()
-    shared: dict[tuple[str, ...], Tensor] = {}
-    seen: dict[int, tuple[Tensor, list[str]]] = {}
+    moments = _Moments()
     wanted: dict[str, dict[str, str]] = {}
     for site in sites:
         for path, attribute in slots(run.graph_module, site):
@@ -54,7 +85,7 @@ def product_forms(
                 rows = recurrent_inputs(module, *arguments)
             for attribute, given in rows.items():
                 if attribute in names:
-                    seen.setdefault(id(given), (given, []))[1].append(names[attribute])
+                    moments.read(given, names[attribute])
 
         return read
 
@@ -65,23 +96,17 @@ def product_forms(
         done, total = 0, min(MAX_EXAMPLES, sum(map(batch_size, batches)))
         for batch in limited(batches, MAX_EXAMPLES):
             inputs = run.bind((), dict(batch))
+            moments.inputs, moments.batch = inputs, batch_size(batch)
             with torch.no_grad():
                 run.graph_module(*[inputs[n] for n in run.signature.names])
-            for given, readers in seen.values():
-                key = tuple(readers)
-                shared[key] = shared.get(key, torch.zeros(())) + _moment(given, inputs, batch_size(batch))
-            seen.clear()
+            moments.flush()
             done += batch_size(batch)
             if progress:
                 progress("measuring inputs", done, total)
     finally:
         for handle in handles:
             handle.remove()
-    forms: dict[str, Tensor] = {}
-    for names, form in shared.items():
-        for name in names:
-            forms[name] = forms[name] + form if name in forms else form
-    return forms
+    return moments.forms()
 
 
 def _moment(given: Tensor, inputs: Mapping[str, Tensor], batch: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tersor.compiler.candidate import Candidate, pack, pack_each
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.damage import Damage, relative_error
+from tersor.compiler.memory import give_back
 from tersor.compiler.method import Refusal
 from tersor.compiler.program import Program
 from tersor.compiler.resolve import Decision, Refused, Resolution
@@ -47,6 +48,9 @@ class Measurements:
     unjudged: tuple[str, ...]
     unit: str
 
+
+GIVE_BACK = 2**20
+"""Bytes of a weight above which the memory its candidates took goes back to the system at once."""
 
 HEADER_ENTRY = len('"":{"dtype":"F16","shape":[0000000],"data_offsets":[00000000,00000000]},')
 """Bytes of one array in the header of a tensor file, to within the digits of its offsets; without its name."""
@@ -114,6 +118,8 @@ def measure(program: Program, resolution: Resolution, damage: Damage, progress: 
             Choice(site.name, candidate, size, -1.0 if score is None else score, error)
             for (candidate, size, error), score in zip(priced, scores, strict=True)
         ) or (kept(program, site),)
+        if 4 * site.params > GIVE_BACK:
+            give_back()
         if progress:
             progress("pricing", number + 1, len(resolution.decisions))
     return Measurements(_judge_the_rest(choices), tuple(refused), tuple(unjudged), damage.unit)
@@ -185,4 +191,6 @@ def pack_chosen(
         if isinstance(store, Refusal):
             raise ValueError(f"{decision.site.name}: {store.reason}")
         stores[decision.site.name] = store
+        if 4 * decision.site.params > GIVE_BACK:
+            give_back()
     return stores

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from tersor.compiler.stores.base import Json, Store
 
+CHUNK = 2**20
+"""Codes that are packed at a time, a multiple of 8."""
+
 
 def packed_bytes(count: int, width: int) -> int:
     """Bytes of `count` codes of `width` bits in one stream: ceil(count * width / 8)."""
@@ -19,20 +22,26 @@ def packed_bytes(count: int, width: int) -> int:
 
 
 def pack_bits(codes: Tensor, width: int) -> Tensor:
-    """Codes below 2^width as one little-endian bit stream (uint8): code i occupies bits [i * width, (i + 1) *
-    width)."""
+    """Codes below 2^width as one little-endian bit stream (uint8): code i has the `width` bits from i * width on."""
     flat = codes.reshape(-1).numpy()
     if width == 8:
         return torch.from_numpy(flat.copy())
-    # Eight codes fill exactly `width` bytes of one 64-bit word.
-    words = np.zeros(-(-flat.size // 8) * 8, np.uint64)
-    words[: flat.size] = flat
+    stream = np.empty(-(-flat.size // 8) * width, np.uint8)
+    for at in range(0, flat.size, CHUNK):  # words take eight times the memory of their codes
+        part = flat[at : at + CHUNK]
+        stream[at // 8 * width : -(-(at + part.size) // 8) * width] = _pack(part, width)
+    return torch.from_numpy(stream[: packed_bytes(flat.size, width)].copy())
+
+
+def _pack(codes: np.ndarray, width: int) -> np.ndarray:
+    """Eight codes fill exactly `width` bytes of one 64-bit word."""
+    words = np.zeros(-(-codes.size // 8) * 8, np.uint64)
+    words[: codes.size] = codes
     columns = words.reshape(-1, 8)
     word = columns[:, 0].copy()
     for i in range(1, 8):
         word |= columns[:, i] << np.uint64(width * i)
-    stream = word.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].reshape(-1)
-    return torch.from_numpy(stream[: packed_bytes(flat.size, width)].copy())
+    return word.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].reshape(-1)
 
 
 def unpack_bits(stream: Tensor, width: int, count: int) -> Tensor:
@@ -42,14 +51,19 @@ def unpack_bits(stream: Tensor, width: int, count: int) -> Tensor:
     groups = -(-count // 8)
     padded = np.zeros(groups * width, np.uint8)
     padded[: stream.numel()] = stream.numpy()
-    eight = np.zeros((groups, 8), np.uint8)
-    eight[:, :width] = padded.reshape(groups, width)
-    word = eight.reshape(-1).view("<u8")
     codes = np.empty((groups, 8), np.uint8)
-    mask = np.uint64(2**width - 1)
-    for i in range(8):
-        codes[:, i] = (word >> np.uint64(width * i)) & mask
+    for at in range(0, groups, CHUNK // 8):
+        part = slice(at, at + CHUNK // 8)
+        codes[part] = _unpack(padded.reshape(groups, width)[part], width)
     return torch.from_numpy(codes.reshape(-1)[:count].copy())
+
+
+def _unpack(groups: np.ndarray, width: int) -> np.ndarray:
+    eight = np.zeros((len(groups), 8), np.uint8)
+    eight[:, :width] = groups
+    word = eight.reshape(-1).view("<u8")
+    mask = np.uint64(2**width - 1)
+    return np.stack([(word >> np.uint64(width * i)) & mask for i in range(8)], 1).astype(np.uint8)
 
 
 class Codes(Store):

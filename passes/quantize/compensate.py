@@ -22,6 +22,7 @@ from tersor.compiler.stores import Affine, Codes, Dense
 
 DAMPING = 0.01
 BLOCK = 128
+ROWS = 4096
 
 Fit = Callable[[Tensor], Affine]
 
@@ -38,32 +39,35 @@ def inverse_factor(form: Tensor) -> Tensor:
 
 def compensated(weight: Tensor, form: Tensor, group: int, fit: Fit) -> Affine:
     """The affine store whose codes were chosen column by column with compensation; `fit` makes the levels of one
-    group."""
+    group. Rows do not depend on each other: they go `ROWS` at a time."""
+    factor = inverse_factor(form)
+    parts = [_compensated(rows, factor, group, fit) for rows in weight.split(ROWS)]
+    codes, scales, zeros, bits = zip(*parts, strict=True)
+    zero = None if zeros[0] is None else Codes(torch.cat(zeros), bits[0])
+    return Affine(Codes(torch.cat(codes), bits[0]), Dense.of(torch.cat(scales), "float16"), zero, group)
+
+
+def _compensated(weight: Tensor, factor: Tensor, group: int, fit: Fit) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """Codes, scales, zero points and bits of some rows."""
     columns = weight.shape[1]
-    factor, rest = inverse_factor(form), weight.clone()
-    codes = torch.empty(weight.shape, dtype=torch.uint8)
-    scales: list[Tensor] = []
-    zeros: list[Tensor] = []
-    bits = 8
+    rest = weight.T.contiguous()  # a column of the weight is read and written as a whole
+    codes = torch.empty(rest.shape, dtype=torch.uint8)
+    fitted: list[Affine] = []
     for start in range(0, columns, min(group, BLOCK)):
         stop = min(start + min(group, BLOCK), columns)
         if start % group == 0:
-            levels = fit(rest[:, start : min(start + group, columns)].contiguous())
-            bits = levels.bits_per_code
-            scales.append(levels.scale.values)
-            if levels.zero is not None:
-                zeros.append(levels.zero.values)
-            scale = levels.scale.values[:, 0]
-            zero = levels.zero.values[:, 0].to(torch.float32) if levels.zero is not None else float(2 ** (bits - 1))
-        errors = torch.empty(weight.shape[0], stop - start)
-        block = rest[:, start:stop]
-        for j in range(stop - start):
-            code = torch.round(block[:, j] / scale).add_(zero).clamp_(0, 2**bits - 1)
-            codes[:, start + j] = code.to(torch.uint8)
-            error = (block[:, j] - (code - zero) * scale) / factor[start + j, start + j]
-            errors[:, j] = error
-            block[:, j + 1 :].addr_(error, factor[start + j, start + j + 1 : stop], alpha=-1)
-        rest[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1)
-    scale_store = Dense.of(torch.cat(scales, 1), "float16")
-    zero_store = Codes(torch.cat(zeros, 1), bits) if zeros else None
-    return Affine(Codes(codes, bits), scale_store, zero_store, group)
+            fitted.append(fit(rest[start : min(start + group, columns)].T.contiguous()))
+        levels = fitted[-1]
+        scale, most = levels.scale.values[:, 0], 2**levels.bits_per_code - 1
+        zero = levels.zero.values[:, 0].to(torch.float32) if levels.zero else torch.tensor((most + 1) / 2)
+        errors = torch.empty(stop - start, weight.shape[0])
+        for j in range(start, stop):
+            code = torch.div(rest[j], scale).round_().add_(zero).clamp_(0, most)
+            codes[j] = code
+            torch.sub(rest[j], code.sub_(zero).mul_(scale), out=errors[j - start])
+            errors[j - start] /= factor[j, j]
+            rest[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j - start], alpha=-1)
+        rest[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+    scales = torch.cat([levels.scale.values for levels in fitted], 1)
+    zeros = [levels.zero.values for levels in fitted if levels.zero is not None]
+    return codes.T.contiguous(), scales, torch.cat(zeros, 1) if zeros else None, fitted[0].bits_per_code

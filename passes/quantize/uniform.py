@@ -23,7 +23,7 @@ from torch import Tensor
 from tersor.compiler.method import Context, Method, Params, Refusal
 from tersor.compiler.stores import Affine, Codes, Dense
 from tersor.compiler.stores.affine import group_count, spread
-from tersor.passes.quantize.compensate import compensated
+from tersor.passes.quantize.compensate import ROWS, compensated
 
 Group = Literal[32, 64, 128, "row"]
 CLIPS = tuple(1 - 0.05 * i for i in range(11))
@@ -77,14 +77,18 @@ def half_scale(low: Tensor, high: Tensor, levels: int) -> Dense:
 
 def affine_codes(weight: Tensor, scale: Dense, zero: Tensor, group: int, bits: int) -> Tensor:
     """c = clamp(round(w / s) + z, 0, 2^bits - 1) as uint8."""
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     divisor = scale.values.clamp_min(torch.finfo(torch.float32).tiny)
-    if columns % group:
-        codes = torch.div(weight, spread(divisor, columns, group)).round_().add_(spread(zero, columns, group))
-    else:
-        parts = torch.div(weight.reshape(rows, -1, group), divisor.unsqueeze(-1))
-        codes = parts.round_().add_(zero.unsqueeze(-1)).reshape(rows, columns)
-    return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
+    codes = torch.empty(weight.shape, dtype=torch.uint8)
+    # Some rows at a time: the quotients of a large table would take as much memory as the table.
+    for out, w, s, z in zip(*(t.split(ROWS) for t in (codes, weight, divisor, zero)), strict=True):
+        if columns % group:
+            quotient = torch.div(w, spread(s, columns, group)).round_().add_(spread(z, columns, group))
+        else:
+            parts = torch.div(w.reshape(len(w), -1, group), s.unsqueeze(-1))
+            quotient = parts.round_().add_(z.unsqueeze(-1)).reshape(len(w), columns)
+        out.copy_(quotient.clamp_(0, 2**bits - 1))
+    return codes
 
 
 def quantise(weight: Tensor, bits: int, group: int, symmetric: bool, ratio: Tensor | float = 1.0) -> Affine:
