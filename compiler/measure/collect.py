@@ -216,12 +216,12 @@ class Schedule:
 
 
 def schedule(sites: Sequence[Site], batches: Sequence[Batch], memory: int | None = None) -> Schedule:
-    """At most `MAX_PASSES` passes over as many examples as `memory` bytes allow a group (default: half the size of the
+    """At most `MAX_PASSES` passes over as many examples as `memory` bytes allow a group (default: a third of the size of the
     model, at least `MIN_MEMORY`). Raises RequestError when there are no examples."""
     if not batches:
         raise RequestError("the calibration data has no examples")
     traced = [s for s in sites if s.role == "recurrent.bias" or (s.kind in TRACED and s.readers)]
-    budget = memory or max(MIN_MEMORY, sum(s.bytes for s in sites) // 2)
+    budget = memory or max(MIN_MEMORY, sum(s.bytes for s in sites) // 3)
     total = sum(map(batch_size, batches))
     tokens = sum(next(iter(b.values())).shape[:2].numel() for b in batches) / total
     costs = [bytes_per_example(s, tokens) for s in traced]

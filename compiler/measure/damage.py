@@ -95,10 +95,15 @@ class SecondOrder:
 
     def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]:
         traces = self.traces(site)
-        for chunk in _chunks(changes, max(1, BLOCK_BYTES // max(1, 4 * site.params))):
+        products = [trace for trace in traces if isinstance(trace, Products)]
+        # Products pay for the examples' weight gradients once per chunk; a table that is only looked up pays nothing.
+        room = 4 * BLOCK_BYTES if products else BLOCK_BYTES
+        for chunk in _chunks(changes, max(1, room // max(1, 4 * site.params))):
             slopes = torch.zeros(self.schedule.examples, len(chunk))
             for trace in traces:
                 _add_slopes(slopes, trace, chunk)
+            if products:
+                _add_products(slopes, products, chunk)
             chunk.clear()  # the changes of a large table are large: gone before the next ones are made
             scores: list[float | None] = (0.5 * slopes.square().mean(0)).tolist()
             yield from scores if traces else [None] * len(scores)
@@ -126,12 +131,16 @@ def _add_slopes(slopes: Tensor, trace: Trace, changes: list[Tensor]) -> None:
         case Slopes(first, gradient):
             for c, change in enumerate(changes):
                 slopes[first, c] += (gradient * change).sum()
-        case Products(first, inputs, gradients):
-            # The examples' weight gradients, a block of rows at a time, then one product for all changes.
-            x, g = inputs.to(torch.float32), gradients.to(torch.float32)
-            examples, out = x.shape[0], g.shape[-1]
-            block = max(1, BLOCK_BYTES // (4 * examples * x.shape[-1]))
-            for start in range(0, out, block):
-                weight_gradient = torch.bmm(g[:, :, start : start + block].transpose(1, 2), x).flatten(1)
-                stacked = torch.stack([change[start : start + block].reshape(-1) for change in changes])
-                slopes[first : first + examples] += weight_gradient @ stacked.T
+
+
+def _add_products(slopes: Tensor, traces: Sequence[Products], changes: list[Tensor]) -> None:
+    """`_add_slopes` for products: the examples' weight gradients, a block of rows at a time, times all changes."""
+    out, width = changes[0].shape
+    block = max(1, BLOCK_BYTES // (4 * width * len(changes)))
+    for start in range(0, out, block):
+        rows = slice(start, start + block)
+        stacked = torch.stack([change[rows].reshape(-1) for change in changes]).T
+        for trace in traces:
+            x, g = trace.inputs.to(torch.float32), trace.gradients[..., rows].to(torch.float32)
+            weight_gradient = torch.bmm(g.transpose(1, 2), x).flatten(1)
+            slopes[trace.first : trace.first + len(x)] += weight_gradient @ stacked

@@ -29,12 +29,15 @@ Fit = Callable[[Tensor], Affine]
 
 def inverse_factor(form: Tensor) -> Tensor:
     """U, upper triangular, with U^T U = (H + damp mean(diag H) I)^-1, computed in float64."""
-    form = form.to(torch.float64)
-    mean = float(form.diagonal().mean())
-    damped = form + torch.eye(form.shape[0], dtype=torch.float64) * (DAMPING * mean if mean > 0 else 1.0)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.to(torch.float32)
+    damped = form.to(torch.float64, copy=True)
+    mean = float(damped.diagonal().mean())
+    damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+    # Each of these is as large as the weights of a layer in float64: none outlives its use.
+    lower = torch.linalg.cholesky(damped)
+    del damped
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    return torch.linalg.cholesky(inverse, upper=True).to(torch.float32)  # type: ignore[no-any-return]
 
 
 def compensated(weight: Tensor, form: Tensor, group: int, fit: Fit) -> Affine:
