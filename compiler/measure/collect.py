@@ -216,8 +216,8 @@ class Schedule:
 
 
 def schedule(sites: Sequence[Site], batches: Sequence[Batch], memory: int | None = None) -> Schedule:
-    """At most `MAX_PASSES` passes over as many examples as `memory` bytes allow a group (default: a third of the size of the
-    model, at least `MIN_MEMORY`). Raises RequestError when there are no examples."""
+    """At most `MAX_PASSES` passes over as many examples as `memory` bytes allow a group (default: a third of the size
+    of the model, at least `MIN_MEMORY`). Raises RequestError when there are no examples."""
     if not batches:
         raise RequestError("the calibration data has no examples")
     traced = [s for s in sites if s.role == "recurrent.bias" or (s.kind in TRACED and s.readers)]
