@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import tersor
+
 Inputs = dict[str, Tensor]
 Candidate = Callable[[Inputs], Tensor]
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,28 +43,10 @@ def load_model() -> tuple[nn.Module, Any]:
     return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def compressed(model: nn.Module, example: Inputs, bits: int, group: int) -> nn.Module:
-    """The captured model with every linear and embedding in affine codes, on the CPU kernels."""
-    from tersor.backends.numba.backend import NumbaBackend
-    from tersor.compiler.callable import CompiledModule
-    from tersor.compiler.capture import capture
-    from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
-    from tersor.passes.quantize.uniform import quantise
-
-    program = capture(model, example)
-    graph = program.module
-    for name, leaf in list(graph.named_modules()):
-        if isinstance(leaf, nn.Linear):
-            store = quantise(leaf.weight.detach(), bits, group or leaf.in_features, False)
-            graph.set_submodule(name, CompressedLinear(StoredWeight(store), leaf.bias))
-        elif isinstance(leaf, nn.Embedding):
-            store = quantise(leaf.weight.detach(), 8, leaf.embedding_dim, False)
-            graph.set_submodule(name, CompressedEmbedding(StoredWeight(store), leaf.padding_idx))
-    lowered, rows = NumbaBackend().emit(graph)
-    eager = [row for row in rows if row.kernel == "eager"]
-    if eager:
-        print("not lowered:", *eager, sep="\n  ")
-    return CompiledModule(lowered, program.signature).eval()
+def compressed(model: nn.Module, example: Inputs, choice: str) -> nn.Module:
+    """The model compiled with one choice for every linear and 8 bits for the embeddings, on the CPU kernels."""
+    policy = tersor.Policy.parse(f"for linear choose {choice}\nfor embedding choose int8()")
+    return tersor.compile(model, policy, example, backend="numba").module
 
 
 def onnx_candidates(model: nn.Module, example: Inputs, threads: int) -> Iterator[tuple[str, Candidate]]:
@@ -149,8 +133,9 @@ def main() -> None:
     candidates = {
         "torch fp32 eager": of_module(model),
         "torch int8 dynamic": of_module(dynamic),
-        "tersor 8 bits": of_module(compressed(model, example, 8, 0)),
-        "tersor 4 bits, group 64": of_module(compressed(model, example, 4, 64)),
+        "tersor int8()": of_module(compressed(model, example, "int8()")),
+        "tersor 8 bits, asymmetric": of_module(compressed(model, example, "uniform(bits = 8, group = row)")),
+        "tersor 4 bits, group 64": of_module(compressed(model, example, "uniform(bits = 4, group = 64)")),
         **dict(onnx_candidates(model, example, args.threads)),
     }
     report: dict[str, Any] = {"threads": args.threads, "rounds": args.rounds, "latency_ms": {}, "cosine": {}}
