@@ -12,10 +12,10 @@ PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types slow demo bench wheel format clean
+.PHONY: help setup test lint types slow demo bench bench-recurrent wheel format clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 setup: $(STAMP) ## the environment, in .venv (done by every other target when needed)
 
@@ -52,6 +52,10 @@ $(VENV)/.bench: $(STAMP)
 
 bench: $(VENV)/.bench ## measured comparisons with other runtimes
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-recurrent: $(STAMP) ## an LSTM and a GRU before and after; trains the LSTM once (minutes)
+	@$(BIN)/python -m tests.benchmarks.char_lstm
+	@$(BIN)/python -m tests.benchmarks.g2p_gru
 
 wheel: $(STAMP) ## check sdist and wheel in a fresh environment, then leave the wheel in dist/
 	@$(PYTEST) -m slow tests/frame/test_packaging.py

@@ -4,8 +4,8 @@
     in {0, 1}
 
 A column c usually covers one site. Choices that hang together (a method that looks at all tensors of its rule) are
-one column over several sites, so anything that must be decided together needs no other solver. Of the plans with the
-least damage the smallest wins: bytes enter the objective with a weight too small to buy damage.
+one column over several sites, so anything that must be decided together needs no other solver. Ties go to fewer
+bytes, which enter the objective with a weight too small to buy damage, to within the gap the solver stops at.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tersor.compiler.measure.price import Choice
 
 TIE_BREAK = 1e-6
 GAP = 1e-5
+SECONDS, OUT_OF_TIME = 60, 1
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,12 @@ def _solve(
         constraints=constraints,
         integrality=np.ones(len(found), int),
         bounds=Bounds(0, 1),
-        options={"mip_rel_gap": GAP, "time_limit": 60},
+        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
     )
     if result.x is None:
+        if result.status == OUT_OF_TIME:
+            raise CompilerBug(f"the solver found no allocation in {SECONDS} s")
         return None
+    slack = weight * (float(sizes.sum()) if budget is None else budget)  # the most that breaking ties adds to the goal
     bound = result.mip_dual_bound if result.mip_dual_bound is not None else result.fun
-    return result.x, max(0.0, float(bound) / 1e4 * scale)
+    return result.x, max(0.0, (float(bound) / 1e4 - slack) * scale)

@@ -71,7 +71,7 @@ class Candidate:
     @property
     def scoped(self) -> bool:
         """Whether the rule's sites must take this candidate together."""
-        return any(step.method.scope == "rule" for step in self.steps)
+        return self.steps[0].method.scope == "rule"
 
 
 def pack(

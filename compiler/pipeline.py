@@ -34,11 +34,10 @@ MAX_ROUNDS = 8
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan with what it takes to carry it out: the stores, and the exact files they make."""
+    """A plan with what it takes to carry it out."""
 
     plan: Plan
     stores: Mapping[str, Store]
-    files: Image
 
 
 def scorer(
@@ -138,7 +137,7 @@ def plan(
         limit=limit,
         examples=examples,
     )
-    return Planned(made, stores, files)
+    return Planned(made, stores)
 
 
 def _solve(

@@ -18,8 +18,8 @@ MAX_JSON = 256 * 2**20
 
 
 def write(folder: Path, files: Image, extra: Mapping[str, bytes] = {}) -> None:
-    """Write the files into `folder`. The manifest goes last and by renaming, so that a folder with a manifest is
-    complete; an artifact that was there stays readable until then, unless it has other contents."""
+    """Write the files into `folder`: all of them beside it first, then by renaming. What says how the artifact was made
+    (`extra`) goes last, so that it never stands beside the arrays of an older one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
@@ -32,12 +32,17 @@ def write(folder: Path, files: Image, extra: Mapping[str, bytes] = {}) -> None:
                 out.flush()
                 os.fsync(out.fileno())
         # Between these renames the old manifest does not fit the new files: loading says so rather than mix the two.
-        for name in (*extra, GRAPH, WEIGHTS, MANIFEST):
+        for name in (GRAPH, WEIGHTS, MANIFEST, *extra):
             os.replace(staging / name, folder / name)
     except OSError as problem:
         raise RequestError(f"cannot write the artifact to {folder}: {problem.strerror or problem}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def disown(folder: Path) -> None:
+    """Make a folder no artifact: what was written there turned out to be wrong."""
+    (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _json(data: bytes, path: Path) -> Any:

@@ -114,7 +114,9 @@ def _opaque(
     found = {name: tuple(b.shape) for name, b in buffers.items()} | dict(parameters)
     if expected != found:
         raise ArtifactError(f"the module given for `{path}` has {expected}, but {found} is stored for it")
-    module.load_state_dict(buffers, strict=False)
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(buffers[name])
     return module
 
 

@@ -80,10 +80,10 @@ def by_example(tensor: Tensor, batch: int, features: int) -> Tensor | None:
     trailing dimensions that are not tokens."""
     lead = tensor.shape[: tensor.dim() - features]
     tail = tensor.shape[tensor.dim() - features :]
+    if len(lead) > 1 and lead[0] != batch == lead[1]:
+        return tensor.transpose(0, 1).reshape(batch, prod(lead) // batch, *tail)
     if lead and lead[0] % batch == 0:
         return tensor.reshape(batch, prod(lead) // batch, *tail)
-    if len(lead) > 1 and lead[1] == batch:
-        return tensor.transpose(0, 1).reshape(batch, prod(lead) // batch, *tail)
     return None
 
 
@@ -274,7 +274,9 @@ def collect(
             handle.remove()
     traces = {name: tuple(found) for name, found in taps.traces.items() if found and name not in taps.mixed}
     hidden = [s for s in sites if s.kind not in ("linear", "embedding")]
-    traces |= _slopes(run, [*hidden, *taps.mixed.values()], batches, signal, examples, seed, progress)
+    # Slopes of large weights would not fit the memory: those stay without a judgement, and the plan says so.
+    small = [s for s in taps.mixed.values() if 4 * s.params * examples <= MIN_MEMORY]
+    traces |= _slopes(run, [*hidden, *small], batches, signal, examples, seed, progress)
     return Calibration(traces, examples, signal)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -107,7 +108,11 @@ def measure(program: Program, resolution: Resolution, damage: Damage, progress: 
                 size, dense = described_bytes(site, store), store.dense().detach()
                 change = dense - weight if dense.data_ptr() == weight.data_ptr() else dense.sub_(weight)
                 del store, dense
-                priced.append((candidate, size, relative_error(weight, change)))
+                error = relative_error(weight, change)
+                if not isfinite(error):
+                    refused.append(Refused(site.name, candidate.text, "the packed weight is not finite"))
+                    continue
+                priced.append((candidate, size, error))
                 yield change
                 del change  # before the next one is made
 

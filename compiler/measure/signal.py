@@ -2,7 +2,7 @@
 
 The damage of a change is the expected divergence of the signal. Both signals have a probe: a random scalar f per
 example whose squared directional derivative has the divergence as its expectation to second order, so that one
-backward pass prices every change of every weight (`measure.second_order`).
+backward pass prices every change of every weight (`measure.damage`).
 """
 
 from __future__ import annotations

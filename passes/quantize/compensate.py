@@ -63,9 +63,10 @@ def _compensated(weight: Tensor, factor: Tensor, group: int, fit: Fit) -> tuple[
         levels = fitted[-1]
         scale, most = levels.scale.values[:, 0], 2**levels.bits_per_code - 1
         zero = levels.zero.values[:, 0].to(torch.float32) if levels.zero else torch.tensor((most + 1) / 2)
+        least = 0 if levels.zero else 1  # symmetric levels leave code 0 unused
         errors = torch.empty(stop - start, weight.shape[0])
         for j in range(start, stop):
-            code = torch.div(rest[j], scale).round_().add_(zero).clamp_(0, most)
+            code = torch.div(rest[j], scale).round_().add_(zero).clamp_(least, most)
             codes[j] = code
             torch.sub(rest[j], code.sub_(zero).mul_(scale), out=errors[j - start])
             errors[j - start] /= factor[j, j]

@@ -3,7 +3,7 @@
 With levels 0..L, L = 2^bits - 1, and for each group of columns of a row
 
     asymmetric:  s = (max(w, 0) - min(w, 0)) / L,   z = round(-min(w, 0) / s),   c = clamp(round(w / s) + z, 0, L)
-    symmetric:   s = max|w| / (2^(bits-1) - 1),     z = 2^(bits-1),              c = round(w / s) + z
+    symmetric:   s = max|w| / (2^(bits-1) - 1),     z = 2^(bits-1),              c = clamp(round(w / s) + z, 1, L)
     what it stands for:  s (c - z)
 
 Zero is always a level. Scales are stored in 16 bits, zero points in `bits` bits. With `clip` the range is shrunk by the
@@ -67,16 +67,17 @@ def half_scale(low: Tensor, high: Tensor, levels: int) -> Dense:
     for _ in range(24):
         values = scale.values.clamp_min(torch.finfo(torch.float32).tiny)
         unused = ((high / values).round() - (low / values).round() < levels) & ~flat
+        stored = scale.state()[""]
+        unused &= stored > 0  # a range below the smallest 16-bit scale has none to lower
         if not bool(unused.any()):
             break
-        stored = scale.state()[""]
         lower = (stored.view(torch.int16) - 1).view(torch.float16)
         scale = Dense.build(scale.shape, scale.meta(), {}, torch.where(unused, lower, stored))
     return scale
 
 
-def affine_codes(weight: Tensor, scale: Dense, zero: Tensor, group: int, bits: int) -> Tensor:
-    """c = clamp(round(w / s) + z, 0, 2^bits - 1) as uint8."""
+def affine_codes(weight: Tensor, scale: Dense, zero: Tensor, group: int, bits: int, least: int = 0) -> Tensor:
+    """c = clamp(round(w / s) + z, least, 2^bits - 1) as uint8."""
     columns = weight.shape[1]
     divisor = scale.values.clamp_min(torch.finfo(torch.float32).tiny)
     codes = torch.empty(weight.shape, dtype=torch.uint8)
@@ -87,7 +88,7 @@ def affine_codes(weight: Tensor, scale: Dense, zero: Tensor, group: int, bits: i
         else:
             parts = torch.div(w.reshape(len(w), -1, group), s.unsqueeze(-1))
             quotient = parts.round_().add_(z.unsqueeze(-1)).reshape(len(w), columns)
-        out.copy_(quotient.clamp_(0, 2**bits - 1))
+        out.copy_(quotient.clamp_(least, 2**bits - 1))
     return codes
 
 
@@ -99,9 +100,9 @@ def quantise(weight: Tensor, bits: int, group: int, symmetric: bool, ratio: Tens
         half = 2 ** (bits - 1)
         largest = torch.maximum(-low, high) * ratio
         scale = Dense.of(torch.where(largest > 0, largest / (half - 1), torch.ones_like(largest)), "float16")
-        return Affine(
-            Codes(affine_codes(weight, scale, torch.full_like(largest, half), group, bits), bits), scale, None, group
-        )
+        # Code 0 stays unused: levels are as many above zero as below it.
+        codes = affine_codes(weight, scale, torch.full_like(largest, half), group, bits, least=1)
+        return Affine(Codes(codes, bits), scale, None, group)
     low, high = low * ratio, high * ratio
     scale = half_scale(low, high, 2**bits - 1)
     zero = (-(low / scale.values.clamp_min(torch.finfo(torch.float32).tiny)).round()).clamp_(0, 2**bits - 1)

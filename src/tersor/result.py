@@ -19,7 +19,7 @@ from tersor.compiler.artifact.leaves import opaque_leaves
 from tersor.compiler.artifact.load import load
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.equality import difference
-from tersor.compiler.errors import CompilerBug
+from tersor.compiler.errors import CompilerBug, RequestError
 from tersor.compiler.install import assign, installed
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.plan import Plan
@@ -59,10 +59,19 @@ class Result:
         graph = self.reference.graph_module
         stores = installed(graph, self.held, self.planned.stores)
         written = image(graph, self.reference.signature, self.held, stores)
+        if self.plan.budget is not None and size_of(written) > self.plan.budget:
+            raise RequestError(
+                f"after training the artifact takes {size_of(written)} bytes, more than the budget of "
+                f"{self.plan.budget:.0f}: compile with a budget a little smaller"
+            )
         files.write(folder, written, {**self._documents(), **extra})
         kept = copy.deepcopy(self.reference)  # trained values are rounded in the artifact, not in the module
         assign(kept.graph_module, self.held, stores)
-        self._verify(folder, size_of(written), kept.eval())
+        try:
+            self._verify(folder, size_of(written), kept.eval())
+        except CompilerBug:
+            files.disown(folder)
+            raise
         return folder
 
     def _documents(self) -> dict[str, bytes]:
@@ -80,8 +89,6 @@ class Result:
         on_disk = files.disk_size(folder)
         if on_disk != expected:
             raise CompilerBug(f"{folder} takes {on_disk} bytes, {expected} were written")
-        if self.plan.budget is not None and on_disk > self.plan.budget:
-            raise CompilerBug(f"{folder} takes {on_disk} bytes, more than the budget of {self.plan.budget}")
         loaded = load(folder, opaque_leaves(kept.graph_module))
         again = CompiledModule(loaded.module, loaded.signature).eval()
         with torch.no_grad():

@@ -40,7 +40,9 @@ def fingerprint(module: nn.Module, policy: Policy, batches: Iterable[Batch], set
     """A hash of everything a compilation depends on: version, model, policy, data and settings."""
     state = hashlib.sha256(f"{__version__} {type(module).__qualname__}\n{policy.to_text()}".encode())
     state.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, value in module.state_dict().items():
+    described = getattr(getattr(module, "config", None), "to_json_string", str)()
+    state.update(f"{module!r}\n{described}".encode())
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
         _add(state, name, value)
     for batch in batches:
         for name, value in batch.items():

@@ -17,10 +17,12 @@ class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.rnn = nn.LSTM(16, 24, batch_first=True)
+        self.register_buffer("gain", torch.rand(24) + 1, persistent=False)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        padded, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
+        return padded * self.gain
 
 
 class Classifier(nn.Module):

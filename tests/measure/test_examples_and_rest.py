@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tersor.compiler.measure.collect import batch_size, limited
+from tersor.compiler.measure.collect import batch_size, by_example, limited
 from tersor.compiler.measure.price import Choice, _judge_the_rest
 
 
@@ -53,3 +53,17 @@ def test_with_nothing_judged_the_rest_is_its_weight_error() -> None:
     found = _judge_the_rest({"x": (choice("x", -1.0, 0.25),), "kept": (choice("kept", 0.0, 0.0),)})
     assert found["x"][0].damage == 0.25
     assert found["kept"][0].damage == 0.0
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 3), (24, 3), (8, 4, 3), (6, 4, 3)])
+def test_examples_are_told_apart_however_the_tensor_is_laid_out(shape: tuple[int, ...]) -> None:
+    """Batch-first, folded, and time-major with a length that the batch divides, or not."""
+    example = {(4, 6, 3): 0, (24, 3): 0, (8, 4, 3): 1, (6, 4, 3): 1}[shape]
+    number = torch.arange(4.0)
+    if shape == (24, 3):
+        tensor = number.repeat_interleave(6)[:, None].expand(shape)
+    else:
+        tensor = (number[:, None, None] if example == 0 else number[None, :, None]).expand(shape)
+    found = by_example(tensor, 4, 1)
+    assert found is not None
+    assert torch.equal(found, number[:, None, None].expand_as(found))

@@ -211,3 +211,13 @@ def test_an_integer_product_rescaled_is_the_product_of_what_the_codes_stand_for(
     product = (a.codes.values.long() - 128) @ (w.codes.values.long() - 128).T
     rescaled = product.double() * a.scale.values.double() * w.scale.values.double().T
     torch.testing.assert_close(rescaled, a.dense().double() @ w.dense().double().T, rtol=1e-12, atol=1e-12)
+
+
+def test_a_row_too_small_for_16_bit_scales_stays_finite() -> None:
+    """Among ordinary rows, one of 1e-38 gets a scale of zero: it may become zeros, never NaN."""
+    weight = torch.randn(4, 128)
+    weight[2] *= 1e-38
+    for symmetric in (False, True):
+        dense = UniformQuantisation().pack(weight, Uniform(bits=4, symmetric=symmetric)).dense()
+        assert bool(dense.isfinite().all())
+        assert float(dense[2].abs().max()) < 1e-6
