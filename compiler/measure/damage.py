@@ -23,7 +23,7 @@ from tersor.compiler.memory import give_back
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 12 * 2**20
 
 
 class Damage(Protocol):
@@ -90,6 +90,7 @@ class SecondOrder:
             give_back()
             self._traces = self._collect(self.schedule.groups[group]).traces
             self._held = group
+            give_back()
             self.forms |= lookup_forms(self._traces)
         return self._traces.get(site.name, ())
 
