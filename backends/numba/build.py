@@ -18,16 +18,17 @@ from functools import cache, lru_cache
 from pathlib import Path
 from threading import RLock
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 
 import llvmlite
 import numba
 
 from tersor.backends.numba.attentionkernels import AttentionSpec
+from tersor.backends.numba.driverspec import DriverSpec
 from tersor.backends.numba.elementwise import Activation, ActivationSpec
-from tersor.backends.numba.features import Level
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import LinearSpec
+from tersor.backends.numba.quantiser import QuantiseSpec
 from tersor.backends.numba.rowkernels import EmbeddingSpec, NormSpec
 
 ENVIRONMENT = "TERSOR_CACHE_DIR"
@@ -41,12 +42,16 @@ _SOURCES = (
     "quantiser",
     "elementwise",
     "rowkernels",
-    "glue_linear",
+    "glue_quantise",
+    "glue_multiply",
     "glue_activation",
     "glue_embedding",
     "glue_norm",
     "attentionkernels",
     "glue_attention",
+    "memorykernels",
+    "driverspec",
+    "glue_driver",
     "build",
 )
 _lock = RLock()
@@ -90,7 +95,14 @@ def _folder(root: Path) -> Path:
     return folder
 
 
-def _module(spec: LinearSpec | ActivationSpec | EmbeddingSpec | NormSpec | AttentionSpec, glue: str) -> ModuleType:
+class Spec(Protocol):
+    """What a copy of a glue file is specialised on; its `repr` is the Python expression that makes it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def _module(spec: Spec, glue: str) -> ModuleType:
     """The module compiled for `spec`: written if it is not there as it should be, then imported."""
     source = (_HERE / f"{glue}.py").read_text()
     lines = [f"SPEC = {spec!r}" if line.startswith("SPEC = ") else line for line in source.splitlines()]
@@ -111,43 +123,39 @@ def _module(spec: LinearSpec | ActivationSpec | EmbeddingSpec | NormSpec | Atten
 
 
 @cache
-def _linear(spec: LinearSpec) -> Any:
+def kernel_address(spec: Spec, glue: str) -> int:
+    """Address of the compiled `kernel` of a glue file: void(operands, first, last, work)."""
     with _lock:
-        return _module(spec, "glue_linear").linear
+        return int(_module(spec, glue).kernel.address)
 
 
-def linear_kernel(level: Level, layout: Layout) -> Any:
-    """The compiled `linear` of `glue_linear` for a layout."""
-    return _linear(LinearSpec(level.name, layout.width, layout.kind, layout.shifted))
+def quantise_kernel(level: str) -> int:
+    return kernel_address(QuantiseSpec(level), "glue_quantise")
+
+
+def multiply_kernel(level: str, layout: Layout) -> int:
+    return kernel_address(LinearSpec(level, layout.width, layout.kind, layout.shifted), "glue_multiply")
+
+
+def activation_kernel(level: str, activation: Activation) -> int:
+    """Address of void(y, bytes between rows, rows, 0), in place on a panel; 0 for no activation."""
+    return 0 if activation == "none" else kernel_address(ActivationSpec(level, activation), "glue_activation")
+
+
+def embedding_kernel(level: str, width: int) -> int:
+    return kernel_address(EmbeddingSpec(level, width), "glue_embedding")
+
+
+def norm_kernel(level: str) -> int:
+    return kernel_address(NormSpec(level), "glue_norm")
+
+
+def attention_kernel(level: str) -> int:
+    return kernel_address(AttentionSpec(level), "glue_attention")
 
 
 @cache
-def _activation(spec: ActivationSpec) -> Any:
+def driver(level: str) -> ModuleType:
+    """The compiled `run` and `help_out` of `glue_driver`."""
     with _lock:
-        return _module(spec, "glue_activation").activate
-
-
-def activation_address(level: Level, activation: Activation) -> int:
-    """Address of the compiled activation; 0 for none."""
-    return 0 if activation == "none" else int(_activation(ActivationSpec(level.name, activation)).address)
-
-
-@cache
-def embedding_kernel(level: str, width: int) -> Any:
-    """The compiled `gather` of `glue_embedding`."""
-    with _lock:
-        return _module(EmbeddingSpec(level, width), "glue_embedding").gather
-
-
-@cache
-def norm_kernel(level: str) -> Any:
-    """The compiled `norm` of `glue_norm`."""
-    with _lock:
-        return _module(NormSpec(level), "glue_norm").norm
-
-
-@cache
-def attention_kernel(level: str) -> Any:
-    """The compiled `attend` of `glue_attention`."""
-    with _lock:
-        return _module(AttentionSpec(level), "glue_attention").attend
+        return _module(DriverSpec(level), "glue_driver")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from llvmlite import ir
-
-from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
+from tersor.backends.numba.emitter import F32, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, level_named
 
 Activation = Literal["none", "relu", "gelu", "gelu_tanh", "silu"]
@@ -138,14 +136,3 @@ def make_zero(level: Level) -> Any:
         e.loop(count, [], body)
 
     return zero
-
-
-def make_indirect_call(level: Level) -> Any:
-    """call(function, a, b, c, d): call the native function at an address with four 64-bit integers."""
-
-    @kernel(level, 5)
-    def call(e: Emitter, function: Value, *arguments: Value) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * len(arguments))
-        e.b.call(e.b.inttoptr(function, kind.as_pointer()), arguments)
-
-    return call

@@ -18,7 +18,7 @@ apply = make_activation(SPEC)
 
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
-def activate(y, stride, rows, _):  # type: ignore[no-untyped-def]  # addresses and counts
+def kernel(y, stride, rows, _):  # type: ignore[no-untyped-def]  # addresses and counts
     """Apply in place to a panel of `rows` rows, `stride` bytes apart."""
     for m in range(rows):
         apply(y + m * stride, STRIPS)

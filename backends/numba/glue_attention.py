@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import cfunc
 
 from tersor.backends.numba.attentionkernels import (
     STRIPS,
@@ -17,6 +17,7 @@ from tersor.backends.numba.attentionkernels import (
     make_transpose,
 )
 from tersor.backends.numba.features import level_named
+from tersor.backends.numba.memorykernels import make_load
 
 SPEC = AttentionSpec("generic")
 
@@ -27,17 +28,21 @@ softmax = make_softmax(SPEC)
 add = make_add(SPEC)
 gather = make_gather(SPEC)
 transpose = make_transpose(SPEC)
+load = make_load(level_named(SPEC.level))
 
 
-@njit(types.void(*[types.int64] * 11), nogil=True, error_model="numpy", cache=True)
-def attend(first, last, tokens, heads, width, joined, mask, mask_stride, scale, y, work):  # type: ignore[no-untyped-def]
-    """Heads `first` to `last` of batch * heads, in order; `work` holds (width + tokens + 1) * TILE + tokens * width
-    floats.
+@cfunc("void(int64, int64, int64, int64)", cache=True)
+def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
+    """softmax(scale q k^T + mask) v; unit u is head u % heads of sentence u // heads.
 
-    joined (batch, tokens, 3, heads, width), y (batch, tokens, heads, width), mask to be added, transposed and padded:
-    (batch, key, query up to a multiple of TILE), or 0 for none; `scale` is the address of a float, `mask_stride` the
-    bytes between two sentences of the mask.
+    Operands: tokens, heads, width, joined, mask, mask_stride, the address of scale, y. joined (batch, tokens, 3,
+    heads, width), y (batch, tokens, heads, width); mask, to be added, transposed and padded: (batch, key, query up to
+    a multiple of TILE), or 0 for none; `mask_stride` the bytes between two sentences of the mask. `work` holds
+    (width + tokens + 1) * TILE + tokens * width floats.
     """
+    tokens, heads, width = load(operands), load(operands + 8), load(operands + 16)
+    joined, mask, mask_stride = load(operands + 24), load(operands + 32), load(operands + 40)
+    scale, y = load(operands + 48), load(operands + 56)
     lane_row = 4 * TILE
     queries = work
     values = queries + width * lane_row

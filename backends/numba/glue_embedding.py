@@ -1,15 +1,16 @@
-"""Numba code that gathers and expands rows of codes.
+"""Numba code that gathers and expands rows of codes: a step whose units are indices.
 
 `build` compiles a copy of this file with the SPEC of the embedding in place of the one below.
 """
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import cfunc
 
 from tersor.backends.numba.elementwise import make_copy
 from tersor.backends.numba.features import level_named
-from tersor.backends.numba.rowkernels import EmbeddingSpec, make_expand, make_load
+from tersor.backends.numba.memorykernels import make_load, make_store
+from tersor.backends.numba.rowkernels import EmbeddingSpec, make_expand
 
 SPEC = EmbeddingSpec("generic", 8)
 
@@ -18,22 +19,25 @@ WIDTH = SPEC.width
 expand = make_expand(SPEC)
 copy = make_copy(LEVEL)
 load = make_load(LEVEL)
+store = make_store(LEVEL)
 
 
-@njit(types.int64(*[types.int64] * 12), nogil=True, error_model="numpy", cache=True)
-def gather(  # type: ignore[no-untyped-def]  # every argument is a 64-bit integer: an address or a count
-    count, index, rows, codes, scale, zero, zero_step, columns, group, groups, y, work
-):  # fmt: skip
-    """y[i] = row index[i]; returns the first i whose index is not in 0..rows-1, or -1. Nothing is read at a wrong
-    index.
+@cfunc("void(int64, int64, int64, int64)", cache=True)
+def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
+    """y[i] = row index[i]. An index that is not in 0..rows-1 reads nothing: its place i + 1 goes to `wrong`.
 
-    `zero_step` is 1 where every group has a zero point, 0 where one serves all; `work` holds a padded row of floats.
+    Operands: index (int64), rows, codes, scale, zero, zero_step (1: a zero point per group, 0: one for all), columns,
+    group, groups, y, wrong; `work` holds a padded row of floats.
     """
+    index, rows, codes, scale = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
+    zero, zero_step, columns = load(operands + 32), load(operands + 40), load(operands + 48)
+    group, groups, y, wrong = load(operands + 56), load(operands + 64), load(operands + 72), load(operands + 80)
     padded = group * groups
-    for i in range(count):
+    for i in range(first, last):
         row = load(index + 8 * i)
         if row < 0 or row >= rows:
-            return i
+            store(wrong, i + 1)
+            continue
         target = y + 4 * columns * i
         source = codes + row * (padded * WIDTH // 8)
         place = work if padded > columns else target
@@ -42,4 +46,3 @@ def gather(  # type: ignore[no-untyped-def]  # every argument is a 64-bit intege
             expand(place + 4 * group * g, source + group * WIDTH // 8 * g, scale + cell, zero + zero_step * cell, group)
         if padded > columns:
             copy(target, work, columns)
-    return -1

@@ -1,13 +1,14 @@
-"""Numba code around layer normalisation, with the addition before it.
+"""Numba code around layer normalisation, with the addition before it: a step whose units are rows.
 
 `build` compiles a copy of this file with the SPEC of the normalisation in place of the one below.
 """
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import cfunc
 
 from tersor.backends.numba.features import level_named
+from tersor.backends.numba.memorykernels import make_as_float, make_load
 from tersor.backends.numba.rowkernels import NormSpec, make_norm
 
 SPEC = NormSpec("generic")
@@ -15,14 +16,21 @@ SPEC = NormSpec("generic")
 LEVEL = level_named(SPEC.level)
 LANES = LEVEL.lanes
 normalise = make_norm(SPEC)
+load = make_load(LEVEL)
+as_float = make_as_float(LEVEL)
 
 
-@njit(types.void(*[types.int64] * 7, types.float32), nogil=True, error_model="numpy", cache=True)
-def norm(rows, columns, x, other, weight, bias, y, epsilon):  # type: ignore[no-untyped-def]  # addresses and counts
-    """y = (z - mean) / sqrt(var + epsilon) * weight + bias with z = x + other; `other` 0 for none; columns fill
-    vectors.
+@cfunc("void(int64, int64, int64, int64)", cache=True)
+def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
+    """y = (z - mean) / sqrt(var + epsilon) * weight + bias with z = x + other.
+
+    Operands: columns (whole vectors), x, other (0 for none), rows of other (it repeats), weight, bias, y, epsilon.
     """
+    columns, x, other, period = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
+    weight, bias, y = load(operands + 32), load(operands + 40), load(operands + 48)
+    epsilon = as_float(load(operands + 56))
     add = 0 if other == 0 else 1
-    for m in range(rows):
-        row = 4 * columns * m
-        normalise(x + row, other + add * row, add, weight, bias, y + row, columns // LANES, columns, epsilon)
+    size = 4 * columns
+    for m in range(first, last):
+        second = other + size * (m % period)
+        normalise(x + size * m, second, add, weight, bias, y + size * m, columns // LANES, columns, epsilon)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import ACTIVATIONS, Activation
 from tersor.backends.numba.features import detect, level_named
 from tersor.backends.numba.layout import AffineCodes, Layout, dense, pack_bias, pack_codes, pack_groups
-from tersor.backends.numba.plan import LinearPlan, plan
 from tersor.backends.numba.reference import activate
 from tersor.backends.numba.selfcheck import trusted_level
 from tersor.compiler.errors import RequestError
@@ -58,10 +56,6 @@ class QuantizedLinear(nn.Module):
         self._constants: Any = (
             layout.rows, layout.columns, layout.width, layout.weight_group, layout.activation_group, activation, level,
         )  # fmt: skip
-
-    @cached_property
-    def _plan(self) -> LinearPlan:
-        return plan(*self._constants[:5], self.shift is not None, self.activation, self.level or "generic")
 
     @classmethod
     def from_codes(
@@ -108,9 +102,8 @@ class QuantizedLinear(nn.Module):
         if self.level is None:
             weight = self.dense().to(x.dtype)
             return activate(F.linear(x, weight, self.bias[: self.layout.rows].to(x.dtype)), self.activation)
-        if x.dtype is torch.float32 and x.is_contiguous() and x.shape[-1] == self.layout.columns and ops.direct(x):
-            return self._plan(x, self.codes, self.scale, self.shift, self.bias)
-        y: Tensor = ops.linear(x, self.codes, self.scale, self.shift, self.bias, *self._constants)
+        run = ops.quantized_linear if ops.direct(x) else ops.linear
+        y: Tensor = run(x, self.codes, self.scale, self.shift, self.bias, *self._constants)
         return y
 
     def dense(self) -> Tensor:

@@ -7,21 +7,26 @@ store that they were packed from.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tersor.backends.numba.attentionkernels import STRIPS
-from tersor.backends.numba.build import attention_kernel, embedding_kernel, norm_kernel
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import Layout, ceil_to, dense
-from tersor.backends.numba.plan import plan, workspace
 from tersor.backends.numba.reference import activate
-from tersor.backends.numba.threads import spread
+from tersor.backends.numba.steps import (
+    attention_step,
+    attention_tile,
+    embedding_step,
+    multiply_step,
+    norm_step,
+    quantise_step,
+    rounded_bytes,
+    run_now,
+)
 from tersor.compiler.errors import RequestError
 
 _library = torch.library.Library("tersor", "FRAGMENT")
@@ -37,8 +42,6 @@ _library.define(
     "add_layer_norm(Tensor x, Tensor? other, Tensor weight, Tensor bias, float epsilon, str level) -> Tensor"
 )
 _library.define("joined_attention(Tensor joined, Tensor? mask, int heads, int width, float scale, str level) -> Tensor")
-
-_PARALLEL_ATTENTION = 1 << 20  # multiply-adds of the scores from which threads pay
 
 
 def direct(x: Tensor) -> bool:
@@ -74,10 +77,20 @@ def quantized_linear(
     """activation(q(x) @ w^T + bias) on the CPU: x (..., columns), result (..., rows)."""
     if x.shape[-1] != columns:
         raise RequestError(f"a quantised linear of {columns} inputs was given an input of shape {tuple(x.shape)}")
-    run = plan(rows, columns, width, weight_group, activation_group, shift is not None, activation, level)
-    if x.dtype is not torch.float32:
-        return run(x.float().contiguous(), codes, scale, shift, bias).to(x.dtype)
-    return run(x if x.is_contiguous() else x.contiguous(), codes, scale, shift, bias)
+    layout = Layout(rows, columns, width, weight_group, activation_group, shift is not None)
+    values = x.to(torch.float32).contiguous()
+    y = torch.empty((*x.shape[:-1], rows))
+    count = values.numel() // columns
+    sizes = rounded_bytes(layout, count)
+    q, records = (torch.empty(size + 64, dtype=torch.uint8) for size in sizes)
+    rounded = (q.data_ptr(), records.data_ptr())
+    weights = (codes.data_ptr(), scale.data_ptr(), 0 if shift is None else shift.data_ptr(), bias.data_ptr())
+    steps = (
+        quantise_step(level, layout, count, values.data_ptr(), 4 * columns, *rounded),
+        multiply_step(level, layout, activation, count, rounded, weights, y.data_ptr()),
+    )
+    run_now(level, steps)
+    return y.to(x.dtype)
 
 
 def _linear_fake(
@@ -123,14 +136,20 @@ def quantized_embedding(
     places = index.to(torch.int64).contiguous()
     layout = Layout(rows, columns, width, group)
     y = torch.empty((*index.shape, columns), dtype=torch.float32)
-    wrong = embedding_kernel(level, width)(
-        places.numel(), places.data_ptr(), rows, codes.data_ptr(), scale.data_ptr(), zero.data_ptr(),
-        int(zero.numel() > 1), columns, layout.group, layout.groups, y.data_ptr(), workspace(4 * layout.padded),
-    )  # fmt: skip
-    if wrong >= 0:
-        place = int(places.flatten()[wrong])
-        raise RequestError(f"index {place} is out of range: the embedding has rows 0 to {rows - 1}")
+    wrong = torch.zeros(1, dtype=torch.int64)
+    weights = (codes.data_ptr(), scale.data_ptr(), zero.data_ptr(), int(zero.numel() > 1))
+    run_now(
+        level,
+        [embedding_step(level, layout, places.numel(), places.data_ptr(), weights, y.data_ptr(), wrong.data_ptr())],
+    )
+    if int(wrong):
+        refuse_index(int(places.flatten()[int(wrong) - 1]), rows)
     return y
+
+
+def refuse_index(place: int, rows: int) -> None:
+    """RequestError: an index out of range."""
+    raise RequestError(f"index {place} is out of range: the embedding has rows 0 to {rows - 1}")
 
 
 def _embedding_fake(
@@ -154,9 +173,10 @@ def add_layer_norm(x: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor
         other = other.contiguous()
         second = other.data_ptr()
     y = torch.empty_like(x)
-    norm_kernel(level)(
-        x.numel() // columns, columns, x.data_ptr(), second, weight.data_ptr(), bias.data_ptr(), y.data_ptr(), epsilon
-    )
+    rows = x.numel() // columns
+    weights = (weight.data_ptr(), bias.data_ptr())
+    step = norm_step(level, (rows, columns), x.data_ptr(), second, max(rows, 1), weights, y.data_ptr(), epsilon)
+    run_now(level, [step])
     return y
 
 
@@ -190,7 +210,7 @@ def joined_attention(joined: Tensor, mask: Tensor | None, heads: int, width: int
     heads * width).
     """
     batch, tokens, _ = joined.shape
-    tile = STRIPS * level_named(level).lanes
+    tile = attention_tile(level)
     fits = joined.dtype is torch.float32 and width % tile == 0
     if mask is not None:
         fits = fits and mask.dtype is torch.float32 and mask.shape[1:] == (1, tokens, tokens)
@@ -205,26 +225,10 @@ def joined_attention(joined: Tensor, mask: Tensor | None, heads: int, width: int
         # The kernel reads whole vectors of queries, key by key.
         mask = F.pad(mask.mT, (0, ceil_to(tokens, tile) - tokens)).contiguous()
         mask_address, mask_stride = mask.data_ptr(), 4 * mask[0].numel() * (mask.shape[0] > 1)
-    factor = _held(scale)
-    size = 4 * ((width + tokens + 1) * tile + tokens * width)
-    source, target, units, run = joined.data_ptr(), y.data_ptr(), batch * heads, attention_kernel(level)
-
-    def attend(first: int, last: int) -> None:
-        addresses = (source, mask_address, mask_stride, factor.data_ptr(), target, workspace(size))
-        run(first, last, tokens, heads, width, *addresses)
-
-    threads = torch.get_num_threads()
-    if threads > 1 and units > 1 and units * tokens * tokens * width >= _PARALLEL_ATTENTION:
-        spread(lambda unit: attend(unit, unit + 1), units, threads)
-    else:
-        attend(0, units)
+    factor = torch.tensor(scale)
+    addresses = (joined.data_ptr(), mask_address, mask_stride, factor.data_ptr(), y.data_ptr())
+    run_now(level, [attention_step(level, (batch, tokens, heads, width), *addresses)])
     return y
-
-
-@lru_cache(maxsize=64)
-def _held(value: float) -> Tensor:
-    """A float that kernels read by its address; making the tensor anew costs more than a short attention."""
-    return torch.tensor(value, dtype=torch.float32)
 
 
 def attention_reference(joined: Tensor, mask: Tensor | None, heads: int, width: int, scale: float) -> Tensor:

@@ -4,12 +4,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level
 
 QMAX = 127.0
+
+
+@dataclass(frozen=True)
+class QuantiseSpec:
+    """The rounding of activations compiled for a level."""
+
+    level: str
+
+    @property
+    def name(self) -> str:
+        return f"quantise_{self.level}"
 
 
 def record_bytes(groups: int) -> int:

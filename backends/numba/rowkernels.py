@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 
 from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
-from tersor.backends.numba.features import Level, level_named
+from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import STEP
 
 
@@ -34,16 +34,6 @@ class NormSpec:
     @property
     def name(self) -> str:
         return f"norm_{self.level}"
-
-
-def make_load(level: Level) -> Any:
-    """load(address) -> the 64-bit integer there."""
-
-    @kernel(level, 1, types.int64)
-    def load(e: Emitter, address: Value) -> Value:
-        return e.load(address, I64)
-
-    return load
 
 
 def make_expand(spec: EmbeddingSpec) -> Any:

@@ -11,7 +11,6 @@ from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, below, level_named
 from tersor.backends.numba.layout import STEP, Layout, pack_bias, pack_codes, pack_groups
-from tersor.backends.numba.plan import LinearPlan
 from tersor.backends.numba.reference import reference_linear
 
 # Float rounding: a few operations per group on sums of a few hundred terms. A wrong code or lane is off by far more.
@@ -43,8 +42,9 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
     x = torch.randn(sum(level.row_tiles), small.columns, generator=generator)
     x[0] = 3.0  # every activation at its extreme
     shift = pack_groups(scale * (small.center - zero), small, level) if small.shifted else None
-    run = LinearPlan(small, activation, level.name)
-    y = run(x, pack_codes(codes, small, level), pack_groups(scale, small, level), shift, pack_bias(bias, small, level))
+    packed = (pack_codes(codes, small, level), pack_groups(scale, small, level), shift, pack_bias(bias, small, level))
+    shape = (small.rows, small.columns, small.width, small.weight_group, small.activation_group)
+    y = ops.quantized_linear(x, *packed, *shape, activation, level.name)
     expected = reference_linear(x, codes, scale, zero, bias, small, activation)
     return bool((y - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 

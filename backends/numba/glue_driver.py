@@ -1,0 +1,130 @@
+"""Numba code that runs a table of steps, and the threads that help.
+
+`build` compiles a copy of this file with the SPEC of the CPU level in place of the one below.
+
+A step is four integers: kernel, operands, units, chunk. A kernel is called as kernel(operands, first, last, work). A
+step of more than one chunk is offered to the helpers: chunks are claimed from a shared ticket, by the caller too, who
+in the end waits only for chunks that were claimed; a helper that never gets a CPU costs nothing.
+
+The control block, one value to a cache line: GENERATION counts offers; TICKET is generation << 20 | next chunk.
+"""
+
+from __future__ import annotations
+
+from numba import njit, types
+
+from tersor.backends.numba.driverspec import (
+    ALLOWED,
+    CHUNK,
+    CHUNKS,
+    DONE,
+    GENERATION,
+    KERNEL,
+    OPERANDS,
+    SLEEPERS,
+    STOP,
+    TICKET,
+    UNITS,
+    WORK,
+    WORK_SIZE,
+    DriverSpec,
+)
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.memorykernels import (
+    make_atomic_add,
+    make_atomic_load,
+    make_atomic_set,
+    make_call,
+    make_compare_and_set,
+    make_futex,
+    make_load,
+    make_pause,
+)
+
+SPEC = DriverSpec("generic")
+
+LEVEL = level_named(SPEC.level)
+load = make_load(LEVEL)
+call = make_call(LEVEL)
+pause = make_pause(LEVEL)
+futex = make_futex(LEVEL)
+atomic_load = make_atomic_load(LEVEL)
+atomic_add = make_atomic_add(LEVEL)
+atomic_set = make_atomic_set(LEVEL)
+compare_and_set = make_compare_and_set(LEVEL)
+
+WAIT, WAKE = 128, 129  # futex operations on memory of this process alone
+EVERYBODY = 1 << 30
+
+
+@njit(types.void(types.int64, types.int64, types.int64), nogil=True, error_model="numpy", cache=True)
+def drain(control, generation, place):  # type: ignore[no-untyped-def]  # addresses and counts
+    """Claim and run chunks of an offer until none is left, as worker `place`."""
+    while True:
+        ticket = atomic_load(control + TICKET)
+        chunk = ticket & 0xFFFFF
+        if ticket >> 20 != generation or chunk >= atomic_load(control + CHUNKS):
+            return
+        size = atomic_load(control + CHUNK)
+        units = atomic_load(control + UNITS)
+        kernel = atomic_load(control + KERNEL)
+        operands = atomic_load(control + OPERANDS)
+        work = atomic_load(control + WORK) + place * atomic_load(control + WORK_SIZE)
+        if compare_and_set(control + TICKET, ticket, ticket + 1):
+            first = chunk * size
+            call(kernel, operands, first, min(first + size, units), work)
+            atomic_add(control + DONE, 1)
+
+
+@njit(types.void(types.int64, types.int64, types.int64), nogil=True, error_model="numpy", cache=True)
+def help_out(control, place, patience):  # type: ignore[no-untyped-def]
+    """A helper's life: look for offers, for `patience` rounds awake, then asleep, until told to stop."""
+    seen = atomic_load(control + GENERATION)
+    while True:
+        rounds = 0
+        while atomic_load(control + GENERATION) == seen:
+            pause()
+            rounds += 1
+            if rounds > patience:
+                atomic_add(control + SLEEPERS, 1)
+                futex(control + GENERATION, WAIT, seen)
+                atomic_add(control + SLEEPERS, -1)
+                rounds = 0
+        seen = atomic_load(control + GENERATION)
+        if atomic_load(control + STOP):
+            return
+        if place < atomic_load(control + ALLOWED):
+            drain(control, seen, place)
+
+
+@njit(types.void(*[types.int64] * 5), nogil=True, error_model="numpy", cache=True)
+def offer(control, kernel, operands, units, chunk):  # type: ignore[no-untyped-def]
+    """Run a step together with the helpers."""
+    generation = atomic_load(control + GENERATION) + 1
+    chunks = (units + chunk - 1) // chunk
+    atomic_set(control + CHUNKS, 0)  # nobody can claim while the fields change
+    atomic_set(control + KERNEL, kernel)
+    atomic_set(control + OPERANDS, operands)
+    atomic_set(control + UNITS, units)
+    atomic_set(control + CHUNK, chunk)
+    atomic_set(control + DONE, 0)
+    atomic_set(control + TICKET, generation << 20)
+    atomic_set(control + CHUNKS, chunks)
+    atomic_set(control + GENERATION, generation)
+    if atomic_load(control + SLEEPERS) > 0:
+        futex(control + GENERATION, WAKE, EVERYBODY)
+    drain(control, generation, 0)
+    while atomic_load(control + DONE) < chunks:
+        pause()
+
+
+@njit(types.void(*[types.int64] * 4), nogil=True, error_model="numpy", cache=True)
+def run(steps, count, work, control):  # type: ignore[no-untyped-def]
+    """Run `count` steps in order; `control` is the helpers' control block, 0 to do without them."""
+    for s in range(count):
+        step = steps + 32 * s
+        kernel, operands, units, chunk = load(step), load(step + 8), load(step + 16), load(step + 24)
+        if control == 0 or units <= chunk:
+            call(kernel, operands, 0, units, work)
+        else:
+            offer(control, kernel, operands, units, chunk)

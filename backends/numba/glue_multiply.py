@@ -1,0 +1,78 @@
+"""Numba code that multiplies rounded activations with packed codes: a step whose units are row blocks times panels.
+
+`build` compiles a copy of this file with the SPEC of the linear in place of the one below.
+"""
+
+from __future__ import annotations
+
+from numba import cfunc
+
+from tersor.backends.numba.elementwise import make_copy
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.layout import STEP
+from tersor.backends.numba.memorykernels import make_call, make_load
+from tersor.backends.numba.microkernels import LinearSpec, make_tile
+
+SPEC = LinearSpec("generic", 8, "row", False)
+
+LEVEL = level_named(SPEC.level)
+PANEL = LEVEL.panel
+tile = make_tile(SPEC)
+load = make_load(LEVEL)
+copy = make_copy(LEVEL)
+call = make_call(LEVEL)
+PER_GROUP = SPEC.kind == "group"
+WIDTH = SPEC.width
+
+
+@cfunc("void(int64, int64, int64, int64)", cache=True)
+def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
+    """Operands: rows, q, records, codes, scale, shift, bias, y, bytes between its rows, outputs, group, groups,
+    activation (an address, or 0), rows a block. Unit u is panel u % panels of row block u // panels; `work` holds a
+    panel of rows of y, for the last panel may be partial.
+    """
+    rows, q, records = load(operands), load(operands + 8), load(operands + 16)
+    codes, scale, shift = load(operands + 24), load(operands + 32), load(operands + 40)
+    bias, y, y_stride, outputs = load(operands + 48), load(operands + 56), load(operands + 64), load(operands + 72)
+    group, groups, activate = load(operands + 80), load(operands + 88), load(operands + 96)
+    block = load(operands + 104)
+    padded = group * groups
+    record_size = 12 * groups + 4
+    panel_codes = padded * PANEL * WIDTH // 8
+    panel_scales = 4 * PANEL * (groups if PER_GROUP else 1)
+    steps = group // STEP
+    panels = (outputs + PANEL - 1) // PANEL
+    for unit in range(first, last):
+        start = unit // panels * block
+        p = unit % panels
+        count = min(block, rows - start)
+        width = min(PANEL, outputs - p * PANEL)
+        target = y + start * y_stride + 4 * PANEL * p
+        stride = y_stride
+        if width < PANEL:
+            target = work
+            stride = 4 * PANEL
+        m = 0
+        while m < count:
+            row = start + m
+            done = tile(
+                count - m,
+                q + row * padded,
+                padded,
+                records + row * record_size,
+                record_size,
+                codes + p * panel_codes,
+                scale + p * panel_scales,
+                shift + p * panel_scales,
+                bias + 4 * PANEL * p,
+                target + m * stride,
+                stride,
+                steps,
+                groups,
+            )
+            if activate != 0:
+                call(activate, target + m * stride, stride, done, 0)
+            m += done
+        if width < PANEL:
+            for m in range(count):
+                copy(y + (start + m) * y_stride + 4 * PANEL * p, work + 4 * PANEL * m, width)

@@ -1,0 +1,154 @@
+"""The steps that kernels offer: which native function, on which operands, in how many units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tersor.backends.numba.attentionkernels import STRIPS
+from tersor.backends.numba.build import (
+    activation_kernel,
+    attention_kernel,
+    embedding_kernel,
+    multiply_kernel,
+    norm_kernel,
+    quantise_kernel,
+)
+from tersor.backends.numba.elementwise import Activation
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.layout import Layout, ceil_to
+from tersor.backends.numba.native.pool import Workspace, execute
+from tersor.backends.numba.native.values import Operand
+from tersor.backends.numba.quantiser import record_bytes
+
+_BLOCK_BYTES = 1 << 18  # rounded activations of a row block: they stay in the second-level cache
+_ROWS = 12  # row blocks are multiples of most tiles
+_ALONE = 12_000.0  # nanoseconds of work below which a step is not worth sharing
+_SHARE = 3_000.0  # and the least a chunk should hold
+
+
+@dataclass(frozen=True)
+class Step:
+    """kernel(operands, first, last, work) over `units` units of about `cost` nanoseconds; `work` bytes of scratch."""
+
+    name: str
+    kernel: int
+    operands: tuple[Operand, ...]
+    units: int
+    cost: float
+    work: int = 0
+
+    def chunk(self, threads: int) -> int:
+        """Units claimed at once on so many threads."""
+        if threads < 2 or self.units * self.cost < _ALONE:
+            return max(self.units, 1)
+        return max(int(_SHARE / self.cost), -(-self.units // (4 * threads)), 1)
+
+
+def quantise_step(
+    level: str, layout: Layout, rows: int, x: Operand, x_stride: int, q: Operand, records: Operand
+) -> Step:
+    """Round `rows` rows of floats at x to codes at q (rows * layout.padded bytes) and records."""
+    per_span = layout.activation_span // layout.group
+    shape = (layout.columns, layout.group, layout.groups, per_span, layout.center)
+    operands = (x, x_stride, q, records, *shape)
+    kernel = quantise_kernel(level)
+    return Step("quantise", kernel, operands, rows, 0.1 * layout.padded, 4 * layout.padded)
+
+
+def rounded_bytes(layout: Layout, rows: int) -> tuple[int, int]:
+    """Sizes of q and records for `rows` rows."""
+    return rows * layout.padded, rows * record_bytes(layout.groups)
+
+
+def multiply_step(
+    level: str,
+    layout: Layout,
+    activation: Activation,
+    rows: int,
+    rounded: tuple[Operand, Operand],
+    weights: tuple[Operand, Operand, Operand, Operand],
+    y: Operand,
+) -> Step:
+    """y (rows, layout.rows) from rounded activations (q, records) and packed (codes, scale, shift, bias)."""
+    panel = level_named(level).panel
+    block = min(max(rows, 1), max(_ROWS, _BLOCK_BYTES // layout.padded // _ROWS * _ROWS))
+    activate = activation_kernel(level, activation)
+    target = (y, 4 * layout.rows, layout.rows, layout.group, layout.groups, activate, block)
+    units = -(-rows // block) * -(-layout.rows // panel)
+    cost = block * panel * layout.padded / 200
+    kernel = multiply_kernel(level, layout)
+    return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, 4 * panel * block)
+
+
+def norm_step(
+    level: str,
+    shape: tuple[int, int],
+    x: Operand,
+    other: Operand,
+    period: int,
+    weights: tuple[Operand, Operand],
+    y: Operand,
+    epsilon: float,
+) -> Step:
+    """Layer normalisation of x + other over rows of `shape`; `other` (0: none) repeats after `period` rows."""
+    rows, columns = shape
+    operands = (columns, x, other, period, *weights, y, float_bits(epsilon))
+    return Step("norm", norm_kernel(level), operands, rows, 0.3 * columns)
+
+
+def embedding_step(
+    level: str, layout: Layout, count: int, index: Operand, weights: tuple[Operand, ...], y: Operand, wrong: Operand
+) -> Step:
+    """Rows `index` (int64) of packed (codes, scale, zero, zero_step)."""
+    codes, scale, zero, zero_step = weights
+    shape = (layout.columns, layout.group, layout.groups)
+    operands = (index, layout.rows, codes, scale, zero, zero_step, *shape, y, wrong)
+    kernel = embedding_kernel(level, layout.width)
+    return Step("embedding", kernel, operands, count, 0.2 * layout.padded, 4 * layout.padded)
+
+
+def attention_tile(level: str) -> int:
+    """Queries taken at once: the mask is padded to a multiple of it."""
+    return STRIPS * level_named(level).lanes
+
+
+def attention_step(
+    level: str,
+    shape: tuple[int, int, int, int],
+    joined: Operand,
+    mask: Operand,
+    mask_stride: int,
+    scale: Operand,
+    y: Operand,
+) -> Step:
+    """Self-attention of `shape` (batch, tokens, heads, width) over q, k and v side by side."""
+    batch, tokens, heads, width = shape
+    tile = attention_tile(level)
+    work = 4 * ((width + tokens + 1) * tile + tokens * width)
+    operands = (tokens, heads, width, joined, mask, mask_stride, scale, y)
+    cost = tokens * ceil_to(tokens, tile) * (width / 20 + 0.3)
+    return Step("attention", attention_kernel(level), operands, batch * heads, cost, work)
+
+
+def float_bits(value: float) -> int:
+    """The bits of a float32."""
+    return int(np.float32(value).view(np.int32))
+
+
+def run_now(level: str, steps: Sequence[Step]) -> None:
+    """Run steps whose operands are all addresses and counts."""
+    threads = torch.get_num_threads()
+    rows = len(steps) * 4
+    image = np.empty(rows + sum(len(step.operands) for step in steps), dtype=np.int64)
+    place = rows
+    for i, step in enumerate(steps):
+        address = image.ctypes.data + 8 * place
+        image[4 * i : 4 * i + 4] = step.kernel, address, step.units, step.chunk(threads)
+        image[place : place + len(step.operands)] = [value for value in step.operands if isinstance(value, int)]
+        place += len(step.operands)
+    work = max((step.work for step in steps), default=0)
+    execute(level, image.ctypes.data, len(steps), Workspace(), work, threads)
