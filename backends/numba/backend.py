@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from tersor.backends.numba.attention import join_attentions, prepare_masks
-from tersor.backends.numba.embedding import QuantizedEmbedding
 from tersor.backends.numba.features import detect
+from tersor.backends.numba.forms import FORMS, Target
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears
-from tersor.backends.numba.layout import STEP
-from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP, QuantizedLinear
+from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
 from tersor.compiler.errors import RequestError
-from tersor.compiler.stores.affine import Affine
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Lowered:
 
 
 class NumbaBackend:
-    """Claims affine stores in linears and embeddings; all else stays eager.
+    """Claims the stores of linears and embeddings that have a form (`forms`); all else stays eager.
 
     Activations are rounded to 8 bits in groups of `activation_group` columns (0: one scale per row, faster and less
     exact). `level` asks for a CPU level (default: `features.detect`).
@@ -45,11 +43,8 @@ class NumbaBackend:
         if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
             return f"no kernel for a {type(leaf).__name__}"
         store = leaf.stored.template
-        if not isinstance(store, Affine):
-            return f"no kernel for a store of kind {store.kind}"
-        if store.group < store.shape[1] and store.group % STEP:
-            return f"groups of {store.group} columns are not a multiple of {STEP}"
-        return None
+        form = FORMS.get(store.kind)
+        return form.refuse(store) if form else f"no kernel for a store of kind {store.kind}"
 
     def emit(self, module: fx.GraphModule) -> tuple[fx.GraphModule, list[Lowered]]:
         """The graph over kernels, for inference, and what became of every leaf that holds a store.
@@ -92,23 +87,8 @@ class NumbaBackend:
     def _kernel(self, leaf: nn.Module) -> nn.Module:
         if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
             raise RequestError(f"no kernel for a {type(leaf).__name__}")
-        store = leaf.stored.store()
-        if not isinstance(store, Affine):
-            raise RequestError(f"no kernel for a store of kind {store.kind}")
-        bits = store.bits_per_code
-        codes, scale = store.codes.values.detach(), store.scale.dense().detach()
-        zero = scale.new_full(scale.shape, float(1 << (bits - 1))) if store.zero is None else store.zero.values
-        group = store.group if store.group < store.shape[1] else 0
+        store, target = leaf.stored.store(), Target(self.level, self.activation_group)
+        form = FORMS[store.kind]
         if isinstance(leaf, CompressedEmbedding):
-            return QuantizedEmbedding.from_codes(codes, scale, zero, bits, group, self.level.name)
-        bias = None if leaf.bias is None else leaf.bias.detach().float()
-        return QuantizedLinear.from_codes(
-            codes, scale, zero, bits, bias, "none", self._activation_group(group), group, self.level.name
-        )
-
-    def _activation_group(self, group: int) -> int:
-        """The wanted group, made to fit the weight's: one divides the other."""
-        wanted = self.activation_group
-        if not wanted or not group or wanted % group == 0 or group % wanted == 0:
-            return wanted
-        return group
+            return form.embedding(store, target)
+        return form.linear(store, None if leaf.bias is None else leaf.bias.detach().float(), target)
