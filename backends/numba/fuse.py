@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.norm import AddLayerNorm
@@ -48,7 +49,11 @@ def fuse_activations(module: fx.GraphModule, single: set[str]) -> None:
     """An activation that alone reads a linear becomes part of it. `single` are the paths that are called once."""
     for node in module.graph.find_nodes(op="call_module"):
         linear = _leaf(module, node)
-        if not isinstance(linear, QuantizedLinear) or len(node.users) != 1 or str(node.target) not in single:
+        if (
+            not isinstance(linear, QuantizedLinear | DenseLinear)
+            or len(node.users) != 1
+            or str(node.target) not in single
+        ):
             continue
         (user,) = node.users
         activation = _activation(module, user)
