@@ -12,9 +12,15 @@ from tersor.backends.numba.forms.form import Form, Target
 from tersor.backends.numba.forms.rounded import rounded_linear
 from tersor.backends.numba.gather import GatheredEmbedding, trusted_rows
 from tersor.backends.numba.linear import QuantizedLinear
+from tersor.backends.numba.sparselinear import SparseLinear
+from tersor.backends.numba.sparseops import MOST_COLUMNS
 from tersor.compiler.stores import Affine, Bitmask, Codebook, Delta, Store
 
-_PLACES = 1 << 16  # columns that a place of 16 bits reaches
+DENSEST = 0.25
+"""Up to this share of kept weights the sparse kernel is faster than one in floating point over all of them."""
+
+DENSEST_CODES = 0.06
+"""And up to this one than the 8-bit kernel, from one token to many."""
 
 
 def kept_values(store: Store) -> Store | None:
@@ -51,18 +57,23 @@ def _codes(store: Store, values: Affine, bias: Tensor | None, target: Target) ->
 class SparseForm(Form):
     """w = the kept values in their places, zero elsewhere.
 
-    A linear runs on the dense kernel of the values' own precision: codes with one scale as they are, other codes
-    rounded to 8 bits (see `rounded`), floating values in floating point. An embedding stays sparse where that takes
-    less memory.
+    A linear stays sparse, in floating point, where few enough are kept; else it runs on the dense kernel of the values'
+    own precision: codes with one scale as they are, other codes rounded to 8 bits (see `rounded`), floating values in
+    floating point. An embedding stays sparse where that takes less memory.
     """
 
     def linear(self, store: Store, bias: Tensor | None, target: Target) -> nn.Module:
         values = kept_values(store)
+        coded = isinstance(values, Affine | Codebook)
+        rows, columns = store.shape
+        share = int(kept_mask(store).sum()) / (rows * columns)
+        if columns <= MOST_COLUMNS and share <= (DENSEST_CODES if coded else DENSEST):
+            return SparseLinear.from_weight(store.dense(), bias, "none", target.level.name)
         if isinstance(values, Affine):
             exact = _codes(store, values, bias, target)
             if exact is not None:
                 return exact
-        if isinstance(values, Affine | Codebook):
+        if coded:
             return rounded_linear(store.dense().detach(), bias, target)
         return DenseLinear.from_weight(store.dense(), bias, "none", target.level.name)
 
@@ -71,7 +82,7 @@ class SparseForm(Form):
         table, mask = store.dense().detach(), kept_mask(store)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
         dense_bytes = table.numel() * narrowed(table).stored.element_size()
-        if columns > _PLACES or 6 * int(starts[-1]) + 8 * rows >= dense_bytes:
+        if columns > MOST_COLUMNS or 6 * int(starts[-1]) + 8 * rows >= dense_bytes:
             return dense_embedding(table, target)
         level = trusted_rows(target.level.name, "sparse")
         places = mask.nonzero()[:, 1].to(torch.int16)  # read as unsigned
