@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, fx, nn
+from typing_extensions import TypeVar
 
 from tersor.compiler.errors import RequestError
 from tersor.compiler.signature import Constant, Group, Output, Signature, TensorAt
@@ -32,7 +33,10 @@ class Outputs(OrderedDict[str, Any]):
         return tuple(self.values())
 
 
-class CompiledModule(nn.Module):
+Flat = TypeVar("Flat", bound=nn.Module, default=fx.GraphModule)
+
+
+class CompiledModule(nn.Module, Generic[Flat]):
     """Calls a flat graph as the original model was called: positional or by name, with its defaults and its outputs.
 
     Arguments the graph does not have may only be absent, `None` or `False` (`output_attentions=False`); anything
@@ -40,7 +44,7 @@ class CompiledModule(nn.Module):
     rank, or longer than the model's tables, is a RequestError.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, signature: Signature) -> None:
+    def __init__(self, graph_module: Flat, signature: Signature) -> None:
         super().__init__()
         self.graph_module = graph_module
         self.signature = signature

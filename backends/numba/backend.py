@@ -12,6 +12,8 @@ from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms import FORMS, Target
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears
 from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
+from tersor.backends.numba.native.graph import NativeGraph
+from tersor.backends.numba.native.lower import HANDLERS
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
 from tersor.compiler.errors import RequestError
 
@@ -46,8 +48,8 @@ class NumbaBackend:
         form = FORMS.get(store.kind)
         return form.refuse(store) if form else f"no kernel for a store of kind {store.kind}"
 
-    def emit(self, module: fx.GraphModule) -> tuple[fx.GraphModule, list[Lowered]]:
-        """The graph over kernels, for inference, and what became of every leaf that holds a store.
+    def emit(self, module: fx.GraphModule) -> tuple[NativeGraph, list[Lowered]]:
+        """The graph over kernels, for inference, as a native program, and what became of every leaf that holds a store.
 
         `module` is left as it was. Dropout is removed, a following activation joins its linear, linears that read one
         value become one, and an addition joins the layer normalisation after it.
@@ -82,7 +84,7 @@ class NumbaBackend:
         lowered.delete_all_unused_submodules()
         lowered.graph.lint()
         lowered.recompile()
-        return lowered.eval(), rows
+        return NativeGraph(lowered.eval(), HANDLERS, self.level.name), rows
 
     def _kernel(self, leaf: nn.Module) -> nn.Module:
         if not isinstance(leaf, CompressedLinear | CompressedEmbedding):

@@ -25,7 +25,15 @@ import numba
 
 from tersor.backends.numba.attentionkernels import AttentionSpec
 from tersor.backends.numba.driverspec import DriverSpec
-from tersor.backends.numba.elementwise import Activation, ActivationSpec
+from tersor.backends.numba.elementwise import (
+    Activation,
+    ActivationSpec,
+    Binary,
+    BinarySpec,
+    CopySpec,
+    Unary,
+    UnarySpec,
+)
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import LinearSpec
 from tersor.backends.numba.quantiser import QuantiseSpec
@@ -60,6 +68,9 @@ _SOURCES = (
     "memorykernels",
     "driverspec",
     "glue_driver",
+    "glue_copy",
+    "glue_unary",
+    "glue_binary",
     "build",
 )
 _lock = RLock()
@@ -160,6 +171,18 @@ def norm_kernel(level: str) -> int:
 
 def attention_kernel(level: str) -> int:
     return kernel_address(AttentionSpec(level), "glue_attention")
+
+
+def copy_kernel(level: str) -> int:
+    return kernel_address(CopySpec(level), "glue_copy")
+
+
+def unary_kernel(level: str, function: Unary) -> int:
+    return kernel_address(UnarySpec(level, function), "glue_unary")
+
+
+def binary_kernel(level: str, function: Binary) -> int:
+    return kernel_address(BinarySpec(level, function), "glue_binary")
 
 
 @cache

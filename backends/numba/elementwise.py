@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tersor.backends.numba.emitter import F32, Emitter, Value, kernel
+from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, level_named
 
 Activation = Literal["none", "relu", "gelu", "gelu_tanh", "silu"]
@@ -22,6 +23,45 @@ class ActivationSpec:
     @property
     def name(self) -> str:
         return f"activation_{self.level}_{self.activation}"
+
+
+Unary = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "exp", "neg", "rsqrt"]
+Binary = Literal["add", "sub", "mul", "div"]
+
+
+@dataclass(frozen=True)
+class UnarySpec:
+    """y = f(x), compiled for a level."""
+
+    level: str
+    function: Unary
+
+    @property
+    def name(self) -> str:
+        return f"unary_{self.level}_{self.function}"
+
+
+@dataclass(frozen=True)
+class BinarySpec:
+    """z = f(x, y), compiled for a level."""
+
+    level: str
+    function: Binary
+
+    @property
+    def name(self) -> str:
+        return f"binary_{self.level}_{self.function}"
+
+
+@dataclass(frozen=True)
+class CopySpec:
+    """A strided copy compiled for a level."""
+
+    level: str
+
+    @property
+    def name(self) -> str:
+        return f"copy_{self.level}"
 
 
 def exp(e: Emitter, x: Value) -> Value:
@@ -81,8 +121,33 @@ def gelu_tanh(e: Emitter, x: Value) -> Value:
     return _logistic_times(e, x, b.fmul(x, inner))
 
 
-def apply(e: Emitter, activation: Activation, x: Value) -> Value:
+def tanh(e: Emitter, x: Value) -> Value:
+    """tanh x within 2e-7: 1 - 2 / (1 + e^2x), and x - x^3/3 + 2x^5/15 - 17x^7/315 where |x| < 0.125 (below, the former
+    loses its digits)."""
+    b = e.b
+    far = b.fsub(e.float_vector(1.0), b.fdiv(e.float_vector(2.0), b.fadd(exp(e, b.fadd(x, x)), e.float_vector(1.0))))
+    square = b.fmul(x, x)
+    series = e.float_vector(-17 / 315)
+    for c in (2 / 15, -1 / 3):
+        series = e.fma(series, square, e.float_vector(c))
+    near = e.fma(b.fmul(series, square), x, x)
+    small = b.fcmp_ordered("<", square, e.float_vector(0.125**2))
+    return b.select(small, near, far)
+
+
+def apply(e: Emitter, activation: Activation | Unary, x: Value) -> Value:
     """activation(x)."""
+    if activation == "tanh":
+        return tanh(e, x)
+    if activation == "sigmoid":
+        return _logistic_times(e, e.float_vector(1.0), x)
+    if activation == "exp":
+        return exp(e, x)
+    if activation == "neg":
+        return e.b.fneg(x)
+    if activation == "rsqrt":
+        root = e.call(f"llvm.sqrt.v{e.level.lanes}f32", e.floats, x)
+        return e.b.fdiv(e.float_vector(1.0), root)
     if activation == "relu":
         return e.b.select(e.b.fcmp_ordered("<", x, e.float_vector(0.0)), e.float_vector(0.0), x)
     if activation == "gelu":
@@ -136,3 +201,86 @@ def make_zero(level: Level) -> Any:
         e.loop(count, [], body)
 
     return zero
+
+
+def make_spread_copy(level: Level) -> Any:
+    """spread_copy(target, source, stride, count): `count` floats `stride` bytes apart become adjacent, at least one."""
+
+    @kernel(level, 4)
+    def spread_copy(e: Emitter, target: Value, source: Value, stride: Value, count: Value) -> None:
+        def body(i: Value, _: list[Value]) -> list[Value]:
+            e.store(e.at(target, e.times(i, 4)), e.load(e.at(source, e.times(i, stride)), F32))
+            return []
+
+        e.loop(count, [], body)
+
+    return spread_copy
+
+
+def make_map(level: Level, function: Unary) -> Any:
+    """map(y, x, count): y = f(x) for `count` floats, one by one after the last whole vector."""
+
+    @kernel(level, 3)
+    def map_(e: Emitter, y: Value, x: Value, count: Value) -> None:
+        def body(address: Value) -> Value:
+            return apply(e, function, e.load_floats(e.at(x, address)))
+
+        _each(e, y, count, body, lambda address: apply(e, function, e.broadcast_float(e.at(x, address))))
+
+    return map_
+
+
+def make_combine(level: Level, function: Binary) -> Any:
+    """combine(z, x, y, count, x_step, y_step): z = f(x, y) for `count` floats; a step of 0 repeats one float."""
+
+    @kernel(level, 6)
+    def combine(e: Emitter, z: Value, x: Value, y: Value, count: Value, x_step: Value, y_step: Value) -> None:
+        b = e.b
+        work = {"add": b.fadd, "sub": b.fsub, "mul": b.fmul, "div": b.fdiv}[function]
+
+        def vector(source: Value, step: Value, address: Value) -> Value:
+            whole = b.icmp_signed("!=", step, I64(0))
+            near = e.at(source, b.mul(step, address))
+            return b.select(whole, e.load_floats(b.select(whole, near, z)), e.broadcast_float(near))
+
+        def one(source: Value, step: Value, address: Value) -> Value:
+            return e.broadcast_float(e.at(source, b.mul(step, address)))
+
+        _each(
+            e,
+            z,
+            count,
+            lambda address: work(vector(x, x_step, address), vector(y, y_step, address)),
+            lambda address: work(one(x, x_step, address), one(y, y_step, address)),
+        )
+
+    return combine
+
+
+def _each(
+    e: Emitter, target: Value, count: Value, vector: Callable[[Value], Value], one: Callable[[Value], Value]
+) -> None:
+    """Store `vector(byte offset)` for whole vectors, then lane 0 of `one(byte offset)` for the floats left."""
+    b = e.b
+    lanes = e.level.lanes
+    whole = b.sdiv(count, I64(lanes))
+
+    def some(number: Value, body: Callable[[Value], None]) -> None:
+        with b.if_then(b.icmp_signed(">", number, I64(0))):
+
+            def step(i: Value, _: list[Value]) -> list[Value]:
+                body(i)
+                return []
+
+            e.loop(number, [], step)
+
+    def store_vector(i: Value) -> None:
+        offset = e.times(i, 4 * lanes)
+        e.store(e.at(target, offset), vector(offset))
+
+    def store_one(i: Value) -> None:
+        offset = e.times(b.add(b.mul(whole, I64(lanes)), i), 4)
+        e.store(e.at(target, offset), b.extract_element(one(offset), I64(0)))
+
+    some(whole, store_vector)
+    some(b.srem(count, I64(lanes)), store_one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from torch import fx
+from torch import fx, nn
 
 from tersor.compiler.compressed import StoredWeight
 from tersor.compiler.errors import RequestError
@@ -30,8 +30,8 @@ def check_backend(name: str) -> None:
         raise RequestError(f"there is no backend `{name}`; there are {', '.join(get_args(BackendName))}")
 
 
-def apply(module: fx.GraphModule, name: BackendName) -> tuple[fx.GraphModule, tuple[Placed, ...]]:
-    """The graph for inference on a backend, and what became of every module that holds a store; `auto` takes the CPU
+def apply(module: fx.GraphModule, name: BackendName) -> tuple[nn.Module, tuple[Placed, ...]]:
+    """The module for inference on a backend, and what became of every module that holds a store; `auto` takes the CPU
     kernels where they claim something. The module given stays as it is."""
     check_backend(name)
     if name == "eager":

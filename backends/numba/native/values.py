@@ -76,3 +76,10 @@ def _view_strides(old: tuple[int, ...], stride: tuple[int, ...], new: tuple[int,
         return tuple(torch.empty_strided(old, stride, device="meta").view(new).stride())
     except RuntimeError:
         return None
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Another form of a value, which some steps read; everybody else reads the original."""
+
+    original: Value

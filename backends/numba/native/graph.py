@@ -1,0 +1,122 @@
+"""A lowered graph as one native program per shape of its inputs."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from tersor.backends.numba.native.builder import Builder
+from tersor.backends.numba.native.program import Context, Program
+from tersor.backends.numba.native.values import Derived, Value
+from tersor.backends.numba.ops import direct
+
+_PROGRAMS = 64  # shapes whose programs are kept, the least recently used go first
+
+Handler = Callable[[Builder, Any, tuple[Any, ...], Mapping[str, Any]], Any]
+"""(builder, module or operator, arguments, keywords) -> the result with Values in it, or NotImplemented."""
+
+
+def build(
+    graph: fx.GraphModule, handlers: Mapping[Any, Handler], inputs: tuple[Tensor, ...], level: str, threads: int
+) -> Program:
+    """The program of `graph` for inputs of these shapes and types.
+
+    What depends on shapes and constants only is computed now, by torch; the rest by its handler, found by the class of
+    a module or by the operator; what has none by torch in every run.
+    """
+    builder = Builder(level, threads)
+    given = iter(inputs)
+    known: dict[fx.Node, Any] = {}
+    outputs: Any = ()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            known[node] = builder.input(next(given))
+            continue
+        if node.op == "get_attr":
+            known[node] = operator.attrgetter(str(node.target))(graph)
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+        if node.op == "output":
+            outputs = args[0]
+            continue
+        target = graph.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        if node.op == "call_method":
+            target = getattr(torch.Tensor, str(node.target))
+        known[node] = _compute(builder, handlers, target, tuple(args), kwargs)
+    return builder.finish(outputs)
+
+
+def _compute(
+    builder: Builder, handlers: Mapping[Any, Handler], target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    if not any(isinstance(leaf, Value | Derived) for leaf in pytree.tree_leaves((args, dict(kwargs)))):
+        return target(*args, **kwargs)
+    handler = handlers.get(type(target) if isinstance(target, nn.Module) else target)
+    found = NotImplemented if handler is None else handler(builder, target, args, kwargs)
+    if found is not NotImplemented:
+        return found
+    original = pytree.tree_map(lambda leaf: leaf.original if isinstance(leaf, Derived) else leaf, (args, dict(kwargs)))
+    return builder.torch(target, *original)
+
+
+class NativeGraph(nn.Module):
+    """Runs the graph `lowered` natively where nobody watches; traced, differentiated or transformed it is that graph.
+
+    Calls from several threads at once are safe and give the same results.
+    """
+
+    def __init__(self, lowered: fx.GraphModule, handlers: Mapping[Any, Handler], level: str) -> None:
+        super().__init__()
+        self.lowered = lowered
+        self.level = level
+        self._handlers = handlers
+        self._programs: OrderedDict[tuple[Any, ...], Program] = OrderedDict()
+        self._contexts: list[Context] = []
+        self._lock = threading.Lock()
+        self.train(lowered.training)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if not all(direct(x) for x in inputs):
+            return self.lowered(*inputs)
+        program = self.program(inputs)
+        try:
+            context = self._contexts.pop()
+        except IndexError:
+            context = Context()
+        try:
+            return program.run(inputs, context)
+        finally:
+            self._contexts.append(context)
+
+    def program(self, inputs: tuple[Tensor, ...]) -> Program:
+        """The program for inputs of these shapes and types, on as many threads as torch uses now."""
+        threads = torch.get_num_threads()
+        key = (threads, *((x.shape, x.dtype) for x in inputs))
+        with self._lock:
+            program = self._programs.get(key)
+            if program is not None:
+                self._programs.move_to_end(key)
+                return program
+        with torch.no_grad():
+            program = build(self.lowered, self._handlers, inputs, self.level, threads)
+        with self._lock:
+            self._programs[key] = program
+            while len(self._programs) > _PROGRAMS:
+                self._programs.popitem(last=False)
+        return program
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.update(_programs=OrderedDict(), _contexts=[], _lock=None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()

@@ -1,0 +1,110 @@
+"""Linears, embeddings and normalisations as steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from tersor.backends.numba.embedding import QuantizedEmbedding
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.linear import QuantizedLinear
+from tersor.backends.numba.native.builder import Builder
+from tersor.backends.numba.native.graph import Handler
+from tersor.backends.numba.native.values import Value
+from tersor.backends.numba.norm import AddLayerNorm
+from tersor.backends.numba.ops import refuse_index
+from tersor.backends.numba.steps import embedding_step, multiply_step, norm_step
+
+
+def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    linear: QuantizedLinear = module
+    (x,) = args
+    if linear.level != b.level or x.dtype is not torch.float32 or not x.numel:
+        return NotImplemented
+    x = b.dense(x)
+    layout = linear.layout
+    rounded = b.rounded(x, layout)
+    shift = 0 if linear.shift is None else b.keep(linear.shift)
+    weights = (b.keep(linear.codes), b.keep(linear.scale), shift, b.keep(linear.bias))
+    y = b.new((*x.shape[:-1], layout.rows))
+    rows = x.numel // layout.columns
+    operands = ((rounded.q, rounded.records), weights, y.ref)
+    b.step(multiply_step(b.level, layout, linear.activation, rows, *operands))
+    return y
+
+
+def _embedding(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    table: QuantizedEmbedding = module
+    (index,) = args
+    if table.level != b.level or index.dtype is not torch.int64:
+        return NotImplemented
+    if not index.dense:
+        index = b.torch(torch.Tensor.contiguous, (index,), {})
+    layout = table.layout
+    weights = (b.keep(table.codes), b.keep(table.scale), b.keep(table.zero), int(table.zero.numel() > 1))
+    y = b.new((*index.shape, layout.columns))
+    wrong = b.check(partial(_refuse, table))
+    b.step(embedding_step(b.level, layout, index.numel, index.ref, weights, y.ref, wrong))
+    return y
+
+
+def _refuse(table: QuantizedEmbedding, place: int) -> None:
+    refuse_index(place, table.layout.rows)
+
+
+def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> Any:
+    columns = x.shape[-1]
+    fits = columns % level_named(b.level).lanes == 0 and x.dtype is torch.float32 and weight.dtype is torch.float32
+    if not fits or not x.numel:
+        return NotImplemented
+    second, period = None, 1
+    if other is not None:
+        other = b.value(other)
+        if other.dtype is not torch.float32:
+            return NotImplemented
+        if other.numel > x.numel:
+            x, other = other, x
+        period = _repeats(x.shape, other)
+        if not period:
+            return NotImplemented
+        second = b.dense(other).ref
+    x = b.dense(x)
+    y = b.new(x.shape)
+    weights = (b.keep(weight), b.keep(bias))
+    rows = (prod(x.shape[:-1]), columns)
+    b.step(norm_step(b.level, rows, x.ref, 0 if second is None else second, period, weights, y.ref, epsilon))
+    return y
+
+
+def _repeats(shape: tuple[int, ...], other: Value) -> int:
+    """Rows after which `other`, broadcast to `shape`, begins again; 0 if it does not go round like that."""
+    own = other.shape
+    while own and own[0] == 1 and len(own) > 1:
+        own = own[1:]
+    return prod(own[:-1]) if own == shape[len(shape) - len(own) :] else 0
+
+
+def _add_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    norm: AddLayerNorm = module
+    x, other = (b.value(x) for x in args)
+    return _norm(b, x, other, norm.weight, norm.bias, norm.epsilon)
+
+
+def _layer_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    norm: nn.LayerNorm = module
+    if len(norm.normalized_shape) != 1 or norm.weight is None or norm.bias is None:
+        return NotImplemented
+    return _norm(b, args[0], None, norm.weight, norm.bias, norm.eps)
+
+
+HANDLERS: Mapping[Any, Handler] = {
+    QuantizedLinear: _linear,
+    QuantizedEmbedding: _embedding,
+    AddLayerNorm: _add_norm,
+    nn.LayerNorm: _layer_norm,
+}
