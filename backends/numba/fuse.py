@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.elementwise import Activation
+from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.norm import AddLayerNorm
 from tersor.backends.numba.sparselinear import SparseLinear
@@ -29,6 +30,17 @@ def drop_dropout(module: fx.GraphModule) -> None:
     for node in module.graph.find_nodes(op="call_module"):
         if isinstance(_leaf(module, node), nn.Dropout):
             node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+
+
+def split_chains(module: fx.GraphModule) -> None:
+    """A product of factors becomes two calls, so that what follows or stands beside it can join."""
+    for node in module.graph.find_nodes(op="call_module"):
+        if isinstance(_leaf(module, node), InTurn):
+            path = str(node.target)
+            with module.graph.inserting_before(node):
+                first = module.graph.call_module(f"{path}.first", node.args, node.kwargs)
+                node.replace_all_uses_with(module.graph.call_module(f"{path}.second", (first,)))
             module.graph.erase_node(node)
 
 

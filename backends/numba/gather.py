@@ -52,7 +52,7 @@ def gather_rows(
     step = gather_step(spec, (rows, columns), places.numel(), places.data_ptr(), table, y.data_ptr(), wrong.data_ptr())
     run_now(level, [step])
     if int(wrong):
-        refuse_index(int(places.flatten()[int(wrong) - 1]), rows)
+        refuse_index(int(wrong), rows)
     return y
 
 

@@ -25,7 +25,7 @@ store = make_store(LEVEL)
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
-    """y[i] = row index[i]. An index that is not in 0..rows-1 reads nothing: its place i + 1 goes to `wrong`.
+    """y[i] = row index[i]. An index that is not in 0..rows-1 reads nothing and goes to `wrong`; it is not 0.
 
     Operands: index (int64), rows, data, second, third (see `gatherkernels`), columns, y, wrong; `work` holds a row in
     whole vectors.
@@ -36,7 +36,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     for i in range(first, last):
         row = load(index + 8 * i)
         if row < 0 or row >= rows:
-            store(wrong, i + 1)
+            store(wrong, row)
             continue
         target = y + 4 * columns * i
         write_row(work if aside else target, row, data, second, third, columns)

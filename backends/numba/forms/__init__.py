@@ -9,6 +9,7 @@ from tersor.backends.numba.forms.chain import ChainForm
 from tersor.backends.numba.forms.codebook import CodebookForm
 from tersor.backends.numba.forms.dense import DenseForm
 from tersor.backends.numba.forms.form import Form, Target
+from tersor.backends.numba.forms.plain import plain_kernel
 from tersor.backends.numba.forms.sparse import SparseForm
 
 
@@ -27,4 +28,4 @@ def _table() -> Mapping[str, Form]:
 FORMS: Mapping[str, Form] = _table()
 """By the kind of the store."""
 
-__all__ = ["FORMS", "Form", "Target"]
+__all__ = ["FORMS", "Form", "Target", "plain_kernel"]

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.forms.form import Form, Target
+from tersor.backends.numba.inturn import InTurn
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Chain, Store
-
-
-class InTurn(nn.Module):
-    """y = second(first(x))."""
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.second(self.first(x))
-        return y
 
 
 def _chain(store: Store) -> Chain:

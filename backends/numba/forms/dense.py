@@ -10,7 +10,6 @@ from tersor.backends.numba.densepacking import narrowed
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.forms.form import Form, Target
 from tersor.backends.numba.gather import GatheredEmbedding, trusted_rows
-from tersor.backends.numba.layout import ceil_to
 from tersor.compiler.stores import Store
 
 
@@ -18,8 +17,8 @@ def dense_embedding(table: Tensor, target: Target) -> GatheredEmbedding:
     """Rows of a floating table."""
     held = narrowed(table)
     level = trusted_rows(target.level.name, held.storage)
-    width = ceil_to(table.shape[1], (level or level_named("generic")).lanes)
-    padded = torch.nn.functional.pad(held.stored, (0, width - table.shape[1]))
+    missing = -table.shape[1] % (level or level_named("generic")).lanes
+    padded = torch.nn.functional.pad(held.stored, (0, missing)) if missing else held.stored.contiguous()
     name = level.name if level else None
     rows, columns = table.shape
     return GatheredEmbedding((rows, columns), held.storage, name, padded, exponent=held.exponent)
