@@ -154,8 +154,8 @@ def _solve(
     # The graph and the manifest; what each store adds to them is in the price of its choice.
     overhead = size_of(image(program.module, program.signature, held, {}))
     for _ in range(MAX_ROUNDS):
-        room = None if limit is None else limit - overhead
-        found = allocate(measured.choices, room, policy.objective.quantity)
+        limits = {} if limit is None else {"size": limit - overhead}
+        found = allocate(measured.choices, limits, policy.objective.quantity)
         if isinstance(found, Infeasible):
             stores = pack_chosen(program, resolution, found.chosen, forms.of(found.chosen))
             files = image(program.module, program.signature, held, stores)
@@ -163,7 +163,8 @@ def _solve(
             if limit is None or smallest > limit:
                 raise PolicyError([infeasible(program, found, smallest, limit or 0, budget)], exit_code=3)
             damage = sum(c.damage for c in found.chosen.values())  # only the estimate of the overhead was too high
-            return Allocation(found.chosen, found.smallest, damage, 0.0), stores, files
+            size = sum(c.bytes for c in found.chosen.values())
+            return Allocation(found.chosen, size, damage, 0.0), stores, files
         stores = pack_chosen(program, resolution, found.chosen, forms.of(found.chosen))
         files = image(program.module, program.signature, held, stores)
         exact = size_of(files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from statistics import median
 from typing import Any
@@ -27,17 +27,28 @@ from tersor.compiler.stores.base import join
 @dataclass(frozen=True)
 class Choice:
     """One thing that can be done at one site (`candidate` None: keep it). `bytes` is what its arrays and their
-    description take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error."""
+    description take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error; `costs`
+    is what it takes of further quantities that a budget may limit."""
 
     site: str
     candidate: Candidate | None
     bytes: int
     damage: float
     error: float
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         return self.candidate.text if self.candidate else "keep"
+
+    def cost(self, quantity: str) -> float:
+        """What it takes of a quantity: "size", "damage", or one of `costs` (0 where it has no part in it)."""
+        match quantity:
+            case "size":
+                return self.bytes
+            case "damage":
+                return self.damage
+        return self.costs.get(quantity, 0.0)
 
 
 @dataclass(frozen=True)
