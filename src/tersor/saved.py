@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tersor import __version__
 from tersor.batches import Batch
-from tersor.compiler.artifact.files import read
-from tersor.compiler.artifact.image import MANIFEST
+from tersor.compiler.artifact.files import beside, read
+from tersor.compiler.artifact.names import MANIFEST, STAGING, is_data
 from tersor.compiler.errors import ArtifactError, RequestError
 from tersor.compiler.plan import Plan
 from tersor.policies import Policy
@@ -63,22 +63,25 @@ def check_out(folder: Path) -> None:
         raise RequestError(f"--out {folder} is a file, not a folder")
     if not folder.is_dir() or (folder / MANIFEST).is_file():
         return
-    if not all(entry.name.startswith(".writing-") for entry in folder.iterdir()):  # left by a run that was killed
+    left = [entry.name for entry in folder.iterdir()]  # maybe by a run that was killed
+    if not all(name.startswith(STAGING) or is_data(name) for name in left):
         raise RequestError(f"--out {folder} is not empty and holds no artifact: name another folder")
 
 
-def _document(path: Path) -> Any:
+def _document(folder: Path, name: str) -> Any:
+    """A document that was written with the artifact of the folder; None where there is none."""
+    path = folder / name
+    if name not in beside(folder) or not path.is_file():
+        return None
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError) as problem:
         raise ArtifactError(f"{path} cannot be read: {problem}") from None
 
 
 def saved_plan(folder: Path) -> tuple[Plan, str] | None:
     """The plan of an artifact and its fingerprint; None where there is none."""
-    data = _document(folder / PLAN)
+    data = _document(folder, PLAN)
     if data is None:
         return None
     try:
@@ -90,7 +93,7 @@ def saved_plan(folder: Path) -> tuple[Plan, str] | None:
 
 def saved_report(folder: Path) -> Report | None:
     """The report of an artifact; None where there is none."""
-    data = _document(folder / REPORT)
+    data = _document(folder, REPORT)
     if data is None:
         return None
     try:
@@ -102,7 +105,7 @@ def saved_report(folder: Path) -> Report | None:
 def saved_example(folder: Path) -> dict[str, Tensor] | None:
     """The example inputs an artifact was made with; None where they are missing."""
     path = folder / EXAMPLE
-    if not path.is_file():
+    if EXAMPLE not in beside(folder) or not path.is_file():
         return None
     try:
         return safetensors.torch.load(path.read_bytes())
