@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tersor.compiler.capture.rnn import shapes_only
 from tersor.compiler.errors import RequestError
+from tersor.compiler.recurrence import shapes_only
 from tersor.compiler.signature import Constant, Group, Output, Signature, TensorAt
 
 _MAKE = {"ones_like": torch.ones_like, "zeros_like": torch.zeros_like}

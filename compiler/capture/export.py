@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
-from tersor.compiler.capture.rnn import shapes_only
 from tersor.compiler.errors import CaptureError
+from tersor.compiler.recurrence import shapes_only
 
 _CONFIG = {"use_cache": False, "return_dict": True}
 _REMEDY = (
