@@ -96,5 +96,6 @@ class Job:
             self.program(), self.policy, calibration, held_out,
             signal=self.signal, backend=kernels, progress=progress, fingerprint=mark,
         )  # fmt: skip
-        result.save(out, saved.tokenizer_files(self.model.folder))
+        record = saved.calibration_record(self.data.source) if self.data else {}
+        result.save(out, {**saved.tokenizer_files(self.model.folder), **record})
         return True, result.report

@@ -23,6 +23,7 @@ from tersor.policies import Policy
 from tersor.report import Report
 from tersor.result import EXAMPLE, PLAN, REPORT
 
+CALIBRATION = "calibration.json"
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja",
@@ -100,6 +101,17 @@ def saved_report(folder: Path) -> Report | None:
         return Report.from_json(data)
     except (AttributeError, KeyError, TypeError) as problem:
         raise ArtifactError(f"{folder / REPORT} is not a report of this version: {problem!r}") from None
+
+
+def calibration_record(source: str) -> dict[str, bytes]:
+    """The document that says which data an artifact was calibrated on."""
+    return {CALIBRATION: json.dumps({"source": source}).encode()}
+
+
+def calibrated_on(folder: Path) -> str | None:
+    """The source of the data that an artifact was calibrated on; None where it is not recorded."""
+    data = _document(folder, CALIBRATION)
+    return str(data.get("source")) if isinstance(data, dict) else None
 
 
 def saved_example(folder: Path) -> dict[str, Tensor] | None:

@@ -18,9 +18,9 @@ from tests.captured import captured
 from torch import nn
 
 from tersor.compiler.callable import CompiledModule
-from tersor.compiler.capture.rnn import shapes_only
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, CompressedRecurrent, StoredWeight
 from tersor.compiler.install import installed
+from tersor.compiler.recurrence import shapes_only
 from tersor.compiler.rewrite import held_by, rewrite
 from tersor.compiler.stores import Dense
 

@@ -200,9 +200,22 @@ def test_bench(run, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "least ms" in run("bench", artifact, "--tokens", "4").out
 
 
+def test_bench_says_what_it_read(run, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tersor.bench.SECONDS", 0.01)
+    same = run("bench", artifact, *DATA, "--tokens", "3", "--json").json
+    (found,) = same["fidelity"].values()
+    assert found["on"] == f"all batches of {DATA[1]}, calibration text included"
+    assert any("calibrated on most of this data" in note for note in same["notes"])
+    other = run("bench", artifact, "--data", "tiny_models:other_batches", "--tokens", "3", "--json").json
+    (found,) = other["fidelity"].values()
+    assert found["on"] == "all batches of tiny_models:other_batches"
+    assert other["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--columns", "text"), "--columns names columns of --data, which is not given"),
         (("--tokens", "many"), "--tokens many: give lengths"),
         (("--backend", "abacus"), "there is no backend `abacus`"),
         (("--against", "tiny_models:wide"), "`tiny_models:wide` does not take what"),
