@@ -52,6 +52,11 @@ class Limit:
                 return seconds_text(value, up)
         return f"{value:.6g}"
 
+    def foreseen(self, value: float | None) -> str:
+        """`about 7.900 ms, budget 8.000 ms`"""
+        about = "not known before it is measured" if value is None else f"about {self.text(value)}"
+        return f"{about}, {'at least' if self.floor else 'budget'} {self.text(self.limit)}"
+
     def rule(self) -> str:
         """`size <= 12.00 MB`"""
         return f"{self.name} {'>=' if self.floor else '<='} {self.text(self.limit)}"

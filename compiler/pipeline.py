@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
 
 from tersor.compiler.account import plan_of
 from tersor.compiler.allocate import Allocation, Infeasible, allocate
-from tersor.compiler.artifact.image import image, size_of
+from tersor.compiler.artifact.image import Image, image, size_of
 from tersor.compiler.budget import infeasible, limits_of, original_bytes
 from tersor.compiler.diagnostics import PolicyError
 from tersor.compiler.errors import RequestError
@@ -36,6 +36,7 @@ class Planned:
     plan: Plan
     stores: Mapping[str, Store]
     allocation: Allocation
+    files: Image = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,13 @@ def plan(
     signal: SignalName | None = None,
     progress: Progress | None = None,
 ) -> Planned:
-    """Everything that would be done for a budget on size, with exact bytes, and nothing written.
+    """Everything that would be done for the budget on size, with exact bytes, and nothing written; other budgets need
+    a backend that measures (`loop`).
 
     Raises PolicyError for rules that do not fit the model, and (exit code 3) for a budget that cannot be met.
     """
     check_supported(policy)
+    limits_of(policy, program)  # what is wrong with a budget is said before anything slow starts
     return planned(prepare(program, policy, methods, batches, signal=signal, progress=progress))
 
 
@@ -98,16 +101,17 @@ def solve(
         if why is not None and why.quantity != "size":
             return Unsolved(why, 0)
         stores = prepared.packed.of(prepared, found.chosen)
-        exact = size_of(image(program.module, program.signature, held, stores))
+        files = image(program.module, program.signature, held, stores)
+        exact = size_of(files)
         if why is not None:
             if limit is None or exact > limit or why.conflict:
                 return Unsolved(why, exact)
             size, damage = (sum(c.cost(q) for c in why.chosen.values()) for q in ("size", "damage"))
             found = Allocation(why.chosen, int(size), damage, 0.0)  # only the estimate of the overhead was too high
         if isinstance(found, Allocation) and (limit is None or exact <= limit):
-            return Planned(_plan(prepared, found, exact, limit), stores, found)
+            return Planned(_plan(prepared, found, exact, limit), stores, found, files)
         overhead = max(overhead + 1, exact - sum(c.bytes for c in found.chosen.values()))
-        del stores  # before the next ones are made
+        del stores, files  # before the next ones are made
     raise RequestError("the size of the artifact does not settle below the budget; raise it by a kilobyte")
 
 

@@ -19,6 +19,7 @@ from tersor.compiler.artifact.files import beside, read
 from tersor.compiler.artifact.names import MANIFEST, STAGING, is_data
 from tersor.compiler.errors import ArtifactError, RequestError
 from tersor.compiler.plan import Plan
+from tersor.journal import is_journal
 from tersor.policies import Policy
 from tersor.report import Report
 from tersor.result import EXAMPLE, PLAN, REPORT
@@ -65,7 +66,7 @@ def check_out(folder: Path) -> None:
     if not folder.is_dir() or (folder / MANIFEST).is_file():
         return
     left = [entry.name for entry in folder.iterdir()]  # maybe by a run that was killed
-    if not all(name.startswith(STAGING) or is_data(name) for name in left):
+    if not all(name.startswith(STAGING) or is_data(name) or is_journal(name) for name in left):
         raise RequestError(f"--out {folder} is not empty and holds no artifact: name another folder")
 
 
