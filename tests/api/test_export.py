@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.artifact.compressed_zoo import inputs_like, leaves
 from tests.captured import captured
+from tests.inputs import inputs_like, leaves
 from torch.export import Dim
 
 import tersor

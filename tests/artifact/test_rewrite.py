@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.artifact.compressed_zoo import (
-    CHANGED,
-    EVERY_CASE,
-    RECIPES,
-    by_hand,
-    inputs_like,
-    leaves,
-    rewritten,
-    stores_of,
-)
+from tests.artifact.compressed_zoo import CHANGED, EVERY_CASE, RECIPES, by_hand, rewritten, stores_of
 from tests.captured import captured
+from tests.inputs import inputs_like, leaves
 from torch import nn
 
 from tersor.compiler.callable import CompiledModule

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tests.artifact.compressed_zoo import EVERY_CASE, RECIPES, inputs_like, leaves, rewritten, stores_of
+from tests.artifact.compressed_zoo import EVERY_CASE, RECIPES, rewritten, stores_of
 from tests.captured import captured
+from tests.inputs import inputs_like, leaves
 
 from tersor.compiler.artifact.files import disk_size
 from tersor.compiler.artifact.image import Image, image, size_of
