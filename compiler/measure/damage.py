@@ -27,9 +27,11 @@ BLOCK_BYTES = 12 * 2**20
 
 
 class Damage(Protocol):
-    """Scores changes D = W' - W of a site's weight; None where it cannot tell (the signal does not reach the site)."""
+    """Scores changes D = W' - W of a site's weight; None where it cannot tell (the signal does not reach the site).
+    `forms` are the error forms it came to know on the way."""
 
     unit: str
+    forms: dict[str, Tensor]
 
     def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]: ...
 
@@ -44,6 +46,9 @@ class WeightError:
     """Damage judged by `relative_error` alone: needs no data."""
 
     unit = "relative squared weight error"
+
+    def __init__(self) -> None:
+        self.forms: dict[str, Tensor] = {}
 
     def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]:
         for _ in changes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from statistics import median
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from tersor.compiler.candidate import Candidate, pack, pack_each
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.damage import Damage, relative_error
+from tersor.compiler.measure.ledger import Forgetful, Ledger, digest
 from tersor.compiler.memory import give_back
 from tersor.compiler.method import Refusal
 from tersor.compiler.program import Program
@@ -27,17 +28,28 @@ from tersor.compiler.stores.base import join
 @dataclass(frozen=True)
 class Choice:
     """One thing that can be done at one site (`candidate` None: keep it). `bytes` is what its arrays and their
-    description take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error."""
+    description take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error; `costs`
+    is what it takes of further quantities that a budget may limit."""
 
     site: str
     candidate: Candidate | None
     bytes: int
     damage: float
     error: float
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         return self.candidate.text if self.candidate else "keep"
+
+    def cost(self, quantity: str) -> float:
+        """What it takes of a quantity: "size", "damage", or one of `costs` (0 where it has no part in it)."""
+        match quantity:
+            case "size":
+                return self.bytes
+            case "damage":
+                return self.damage
+        return self.costs.get(quantity, 0.0)
 
 
 @dataclass(frozen=True)
@@ -78,8 +90,15 @@ def kept(program: Program, site: Site) -> Choice:
     return Choice(site.name, None, described_bytes(site, as_it_is(program, site)), 0.0, 0.0)
 
 
-def measure(program: Program, resolution: Resolution, damage: Damage, progress: Progress | None = None) -> Measurements:
-    """Pack every candidate once, price it, and score how far it moves the weight."""
+def measure(
+    program: Program,
+    resolution: Resolution,
+    damage: Damage,
+    progress: Progress | None = None,
+    ledger: Ledger = Forgetful(),
+) -> Measurements:
+    """Pack every candidate once, price it, and score how far it moves the weight; what the ledger knows is not done
+    again."""
     surveyed = _survey(program, resolution)
     choices: dict[str, tuple[Choice, ...]] = {}
     refused: list[Refused] = []
@@ -91,9 +110,18 @@ def measure(program: Program, resolution: Resolution, damage: Damage, progress: 
         if not decision.candidates:
             choices[site.name] = (kept(program, site),)
             continue
+        key = _key(decision, resolution)
+        known = ledger.recall(key)
+        if known is not None:
+            choices[site.name] = _recalled(decision, known["priced"]) or (kept(program, site),)
+            refused.extend(Refused(site.name, text, reason) for text, reason in known["refused"])
+            if any(score is None for *_, score in known["priced"]):
+                unjudged[site.name] = None
+            continue
         weight = parameter_of(program.module, site)
         stores = _stores(weight, decision, surveyed)
         priced: list[tuple[Candidate, int, float]] = []
+        before = len(refused)
 
         def changes(
             stores: Iterator[tuple[Candidate, Store | Refusal]] = stores,
@@ -123,11 +151,34 @@ def measure(program: Program, resolution: Resolution, damage: Damage, progress: 
             Choice(site.name, candidate, size, -1.0 if score is None else score, error)
             for (candidate, size, error), score in zip(priced, scores, strict=True)
         ) or (kept(program, site),)
+        form = damage.forms.get(site.name)
+        if form is not None:
+            ledger.keep_arrays(f"form {site.name}", {"form": form})
+        rows = [(c.text, size, error, score) for (c, size, error), score in zip(priced, scores, strict=True)]
+        reasons = [(r.candidate, r.reason) for r in refused[before:]]
+        ledger.keep(key, {"priced": rows, "refused": reasons})
         if 4 * site.params > GIVE_BACK:
             give_back()
         if progress:
             progress("pricing", number + 1, len(resolution.decisions))
     return Measurements(_judge_the_rest(choices), tuple(refused), tuple(unjudged), damage.unit)
+
+
+def _key(decision: Decision, resolution: Resolution) -> str:
+    """Under what a site's prices are kept: its candidates, and whom those that look at a whole rule look at."""
+    texts = [candidate.text for candidate in decision.candidates]
+    together: list[str] = []
+    if any(candidate.scoped for candidate in decision.candidates):
+        together = [d.site.name for d in resolution.decisions if d.rule == decision.rule]
+    return f"prices {decision.site.name} {digest([texts, together])}"
+
+
+def _recalled(decision: Decision, priced: Sequence[tuple[str, int, float, float | None]]) -> tuple[Choice, ...]:
+    by_text = {candidate.text: candidate for candidate in decision.candidates}
+    return tuple(
+        Choice(decision.site.name, by_text[text], size, -1.0 if score is None else score, error)
+        for text, size, error, score in priced
+    )
 
 
 def _judge_the_rest(choices: Mapping[str, tuple[Choice, ...]]) -> dict[str, tuple[Choice, ...]]:

@@ -218,6 +218,7 @@ def bench(
     against: Annotated[str | None, typer.Option("--against", metavar="MODEL", help="The original.")] = None,
     data: DataOption = None,
     columns: ColumnsOption = None,
+    max_tokens: TokensOption = 128,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples per call.")] = 1,
     tokens: Annotated[str, typer.Option("--tokens", help="Lengths, separated by commas.")] = "16,128",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
@@ -229,8 +230,8 @@ def bench(
     from tersor.bench import bench as measure
 
     found = measure(
-        folder, against, data, columns=jobs.names(columns), batch=batch, tokens=jobs.lengths(tokens), threads=threads,
-        backend=jobs.backend_named(backend),
+        folder, against, data, columns=jobs.names(columns), max_tokens=max_tokens, batch=batch,
+        tokens=jobs.lengths(tokens), threads=threads, backend=jobs.backend_named(backend),
     )  # fmt: skip
     if json:
         print_json(found.to_json())

@@ -15,7 +15,9 @@ from tersor.compiler.plan import Plan
 from tersor.compiler.program import Program
 from tersor.compiler.supported import check_supported
 from tersor.data import Data, read_data
+from tersor.journal import Journal
 from tersor.models import Model, read_model
+from tersor.optimise import Settings
 from tersor.original import captured
 from tersor.policies import Policy
 from tersor.report import Report
@@ -92,9 +94,14 @@ class Job:
         finished = None if force else saved.finished(out)
         if finished is not None and finished[0] == mark:
             return False, finished[1]
+        record = saved.calibration_record(self.data.source) if self.data else {}
+        extra = {**saved.tokenizer_files(self.model.folder), **record}
+        measured = saved.fingerprint(self.model.module, Policy(), calibration or (), {"signal": self.signal})
+        journal = Journal(out, measured)
         result = api.build(
-            self.program(), self.policy, calibration, held_out,
-            signal=self.signal, backend=kernels, progress=progress, fingerprint=mark,
+            self.program(), self.policy, calibration, held_out, Settings(self.signal, kernels, None, progress, journal),
+            fingerprint=mark, keep=lambda best: best.save(out, extra),
         )  # fmt: skip
-        result.save(out, saved.tokenizer_files(self.model.folder))
+        journal.close()
+        result.save(out, extra)
         return True, result.report

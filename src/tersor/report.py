@@ -4,13 +4,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tersor.backend import Placed
+from tersor.compiler.budget import Limit
 from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.units import bytes_text
 from tersor.fidelity import Fidelity
+
+
+@dataclass(frozen=True)
+class Held:
+    """A budget and what the saved artifact was measured to take of it, in bytes, seconds or the metric's own unit;
+    `predicted` as far as there was a prediction. `text` says it for people."""
+
+    name: str
+    limit: float
+    predicted: float | None
+    measured: float
+    met: bool
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def held(limit: Limit, predicted: float | None, measured: float) -> Held:
+    """How a limit was kept."""
+    expected = "" if predicted is None else f" (predicted {limit.text(predicted)})"
+    text = f"{limit.text(measured)}{expected}, {'within' if limit.met(measured) else 'MISSES'} {limit.rule()}"
+    return Held(limit.name, limit.limit, predicted, measured, limit.met(measured), text)
 
 
 @dataclass(frozen=True)
@@ -31,6 +55,7 @@ class Report:
     placed: tuple[Placed, ...]
     fidelity: Fidelity | None
     notes: tuple[str, ...]
+    budgets: tuple[Held, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -38,13 +63,16 @@ class Report:
             "placed": [p.to_json() for p in self.placed],
             "fidelity": self.fidelity.to_json() if self.fidelity else None,
             "notes": list(self.notes),
+            "budgets": [b.to_json() for b in self.budgets],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
         fidelity = Fidelity(**data["fidelity"]) if data["fidelity"] else None
         placed = tuple(Placed(**p) for p in data["placed"])
-        return cls(**{**data, "placed": placed, "fidelity": fidelity, "notes": tuple(data["notes"])})
+        budgets = tuple(Held(**b) for b in data["budgets"])
+        kept = {"placed": placed, "fidelity": fidelity, "notes": tuple(data["notes"]), "budgets": budgets}
+        return cls(**{**data, **kept})
 
     def to_text(self) -> str:
         return "\n".join(self.lines()) + "\n"
@@ -59,6 +87,7 @@ class Report:
             f"at least {self.bound:.4g} within the budget",
             f"fidelity  {self.fidelity.to_text() if self.fidelity else 'not measured: there is no data'}",
         ]
+        lines += [f"{b.name.split()[0]:9} {b.text}" for b in self.budgets if b.name != "size"]
         lines += [f"computed  {line}" for line in self._coverage()]
         return lines + [f"note      {note}" for note in self.notes]
 
