@@ -26,6 +26,7 @@ from tersor.compiler.measure.signal import SIGNALS, SignalName, signal_of
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.plan import Foreseen, Plan
 from tersor.compiler.program import Program
+from tersor.compiler.report import held
 from tersor.compiler.rewrite import held_by
 from tersor.compiler.site import Site
 from tersor.fidelity import Fidelity, fidelity
@@ -33,7 +34,7 @@ from tersor.optimise import Settings, optimiser, shortfall, summed
 from tersor.original import captured
 from tersor.passes import METHODS
 from tersor.policies import Policy, as_policy
-from tersor.report import Report, held
+from tersor.report import Report
 from tersor.result import Result
 
 
@@ -123,7 +124,7 @@ def planned(
     progress: Progress | None = None,
 ) -> Planned:
     """The plan of a captured program; for budgets on more than size, one artifact is measured on the way."""
-    with _data_errors(program, calibration or ()):
+    with data_errors(program, calibration or ()):
         if not summed(policy):
             return pipeline.plan(program, policy, METHODS, calibration, signal=signal, progress=progress)
         asked = optimiser(program, policy, calibration, Settings(signal, progress=progress))
@@ -154,8 +155,8 @@ def build(
     `keep` is called with every result that is the best so far (without the fingerprint, which says that nothing more
     is to be done). PolicyError with exit code 3 where a budget is missed in the end.
     """
-    finish = partial(_result, program, policy, calibration, held_out, settings)
-    with _data_errors(program, calibration or ()):
+    finish = partial(carried_out, program, policy, calibration, held_out, settings)
+    with data_errors(program, calibration or ()):
         asked = optimiser(program, policy, calibration, settings)
         if not summed(policy):
             return finish(pipeline.planned(asked.prepared), fingerprint=fingerprint)
@@ -167,7 +168,7 @@ def build(
         return finish(best.planned, asked.limits, best, fingerprint=fingerprint)
 
 
-def _result(
+def carried_out(
     program: Program,
     policy: Policy,
     calibration: Sequence[Batch] | None,
@@ -187,7 +188,7 @@ def _result(
     measured: Fidelity | None = None
     if calibration is not None:
         on = "held-out data" if held_out else "the calibration data: there is too little to hold any out"
-        with _data_errors(program, held_out):
+        with data_errors(program, held_out):
             measured = fidelity(name, program.callable().eval(), module, held_out or calibration, on)
     p = found.plan
     budgets = (
@@ -205,7 +206,7 @@ def _result(
 
 
 @contextmanager
-def _data_errors(program: Program, batches: Sequence[Batch]) -> Iterator[None]:
+def data_errors(program: Program, batches: Sequence[Batch]) -> Iterator[None]:
     """Tell data that does not fit the model from a bug of ours."""
     module = program.callable().eval()
     check_inputs(module, batches)

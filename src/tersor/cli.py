@@ -213,6 +213,45 @@ def compile_command(
 
 
 @app.command()
+def search(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the artifact; what is measured is kept there.")],
+    data: DataOption = None,
+    size: Annotated[str | None, typer.Option("--size", help="A budget on size: 12MB, 20%.")] = None,
+    latency: Annotated[
+        list[str] | None,
+        typer.Option("--latency", help="A budget on latency: 8ms, '8ms at batch = 1, tokens = 128'; may be repeated."),
+    ] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="A budget on peak memory: 200MiB.")] = None,
+    minimize: Annotated[str, typer.Option("--minimize", help="damage, size or latency (default: damage).")] = "",
+    policy: Annotated[Path | None, typer.Option("--policy", help="What may be done (default: by the model).")] = None,
+    columns: ColumnsOption = None,
+    max_tokens: TokensOption = 128,
+    signal: SignalOption = None,
+    backend: BackendOption = "auto",
+    time: Annotated[str | None, typer.Option("--time", help="How long it may take: 90s, 10m, 1h.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find a policy: the best artifact within the budgets, and the Pareto front."""
+    from tersor.jobs import Search, seconds_of
+    from tersor.searching import budgets, summary
+
+    asked = budgets(size, latency, memory, minimize)
+    limit = seconds_of(time)
+    with progress() as shown:
+        found = Search.read(model, policy, asked, data, columns, max_tokens, signal, out).run(
+            out, backend, limit, shown
+        )
+    if found.missed is not None:
+        raise found.missed
+    if json:
+        print_json({"out": str(out), **found.report.to_json()})
+        return
+    for line in summary(found):
+        typer.echo(line)
+
+
+@app.command()
 def bench(
     folder: FolderArgument,
     against: Annotated[str | None, typer.Option("--against", metavar="MODEL", help="The original.")] = None,

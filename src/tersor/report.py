@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tersor.backend import Placed
-from tersor.compiler.budget import Limit
 from tersor.compiler.measure.signal import SignalName
+from tersor.compiler.report import Held
 from tersor.compiler.units import bytes_text
 from tersor.fidelity import Fidelity
-
-
-@dataclass(frozen=True)
-class Held:
-    """A budget and what the saved artifact was measured to take of it, in bytes, seconds or the metric's own unit;
-    `predicted` as far as there was a prediction. `text` says it for people."""
-
-    name: str
-    limit: float
-    predicted: float | None
-    measured: float
-    met: bool
-    text: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def held(limit: Limit, predicted: float | None, measured: float) -> Held:
-    """How a limit was kept."""
-    expected = "" if predicted is None else f" (predicted {limit.text(predicted)})"
-    text = f"{limit.text(measured)}{expected}, {'within' if limit.met(measured) else 'MISSES'} {limit.rule()}"
-    return Held(limit.name, limit.limit, predicted, measured, limit.met(measured), text)
 
 
 @dataclass(frozen=True)
