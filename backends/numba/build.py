@@ -46,6 +46,7 @@ _SOURCES = (
     "features",
     "emitter",
     "layout",
+    "tiles",
     "microkernels",
     "quantiser",
     "elementwise",
