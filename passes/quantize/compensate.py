@@ -28,16 +28,20 @@ Fit = Callable[[Tensor], Affine]
 
 
 def inverse_factor(form: Tensor) -> Tensor:
-    """U, upper triangular, with U^T U = (H + damp mean(diag H) I)^-1, computed in float64."""
-    damped = form.to(torch.float64, copy=True)
+    """U, upper triangular, with U^T U = (H + damp mean(diag H) I)^-1, computed in float64.
+
+    With J the matrix that turns the order around and J H J = L L^T, R = J L J is upper triangular, H = R R^T and
+    U = R^-1.
+    """
+    damped = form.flip(0, 1).to(torch.float64)
     mean = float(damped.diagonal().mean())
     damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
     # Each of these is as large as the weights of a layer in float64: none outlives its use.
     lower = torch.linalg.cholesky(damped)
     del damped
-    inverse = torch.cholesky_inverse(lower)
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=torch.float64), upper=False)
     del lower
-    return torch.linalg.cholesky(inverse, upper=True).to(torch.float32)  # type: ignore[no-any-return]
+    return inverse.to(torch.float32).flip(0, 1)
 
 
 def compensated(weight: Tensor, form: Tensor, group: int, fit: Fit) -> Affine:
