@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
+from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Affine, Codes, Dense
 
 DAMPING = 0.01
@@ -36,12 +38,13 @@ def inverse_factor(form: Tensor) -> Tensor:
     damped = form.flip(0, 1).to(torch.float64)
     mean = float(damped.diagonal().mean())
     damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
-    # Each of these is as large as the weights of a layer in float64: none outlives its use.
-    lower = torch.linalg.cholesky(damped)
-    del damped
-    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=torch.float64), upper=False)
-    del lower
-    return inverse.to(torch.float32).flip(0, 1)
+    # In place, since each of these is as large as the weights of a layer in float64.
+    lower, failed = lapack.dpotrf(damped.numpy().T, lower=1, clean=1, overwrite_a=1)
+    if not failed:
+        lower, failed = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    if failed:
+        raise CompilerBug(f"the damped form of an error of width {len(form)} is not positive definite")
+    return torch.from_numpy(lower).to(torch.float32).flip(0, 1)
 
 
 def compensated(weight: Tensor, form: Tensor, group: int, fit: Fit) -> Affine:

@@ -129,6 +129,7 @@ class UniformQuantisation(Method[Uniform]):
     title = "uniform k-bit quantisation"
     source = "survey section 3.3.1, equations 36-39"
     kinds = frozenset({"linear", "embedding", "recurrent"})
+    by_row = True
     Params = Uniform
 
     def refuse(self, shape: tuple[int, ...], point: Uniform) -> Refusal | None:
