@@ -41,6 +41,9 @@ class Shelf(Mapping[str, Form]):
             arrays[key] = torch.from_numpy(data).reshape(rows.shape)
         return Form.of(arrays)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
