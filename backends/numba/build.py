@@ -37,6 +37,7 @@ from tersor.backends.numba.elementwise import (
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import LinearSpec
 from tersor.backends.numba.quantiser import QuantiseSpec
+from tersor.backends.numba.rounding import RoundSpec
 from tersor.backends.numba.rowkernels import EmbeddingSpec, NormSpec
 
 ENVIRONMENT = "TERSOR_CACHE_DIR"
@@ -53,6 +54,8 @@ _SOURCES = (
     "rowkernels",
     "glue_quantise",
     "glue_multiply",
+    "glue_round",
+    "glue_round_rows",
     "densekernels",
     "glue_dense",
     "gatherkernels",
@@ -158,6 +161,15 @@ def quantise_kernel(level: str) -> int:
 
 def multiply_kernel(level: str, layout: Layout) -> int:
     return kernel_address(LinearSpec(level, layout.width, layout.kind, layout.shifted), "glue_multiply")
+
+
+def round_kernel(level: str, activation: Activation) -> int:
+    """Address of the rounding of a group of many rows, see `make_round`."""
+    return kernel_address(RoundSpec(level, activation), "glue_round")
+
+
+def round_rows_kernel(level: str) -> int:
+    return kernel_address(RoundSpec(level), "glue_round_rows")
 
 
 def activation_kernel(level: str, activation: Activation) -> int:

@@ -15,10 +15,10 @@ from tersor.backends.numba.features import level_named
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.values import Value
+from tersor.backends.numba.native.values import Ref, Value
 from tersor.backends.numba.norm import AddLayerNorm
 from tersor.backends.numba.ops import refuse_index
-from tersor.backends.numba.steps import embedding_step, multiply_step, norm_step
+from tersor.backends.numba.steps import Rounding, embedding_step, multiply_step, norm_step, rounds_at_once
 
 
 def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
@@ -33,8 +33,13 @@ def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     weights = (b.keep(linear.codes), b.keep(linear.scale), shift, b.keep(linear.bias))
     y = b.new((*x.shape[:-1], layout.rows))
     rows = x.numel // layout.columns
-    operands = ((rounded.q, rounded.records), weights, y.ref)
-    b.step(multiply_step(b.level, layout, linear.activation, rows, *operands))
+    target: Ref | Rounding = y.ref
+    reader = b.reader
+    known = isinstance(reader, QuantizedLinear) and reader.level == b.level
+    if known and rounds_at_once(b.level, layout, reader.layout):
+        places = b.will_round(y, reader.layout)
+        target = Rounding(reader.layout, places.q, places.records)
+    b.step(multiply_step(b.level, layout, linear.activation, rows, (rounded.q, rounded.records), weights, target))
     return y
 
 
