@@ -28,6 +28,8 @@ from tersor.interleave import interleaved
 from tersor.models import Model, has_tokenizer, read_model, read_tokenizer
 from tersor.saved import calibrated_on, saved_example, saved_report
 
+SECONDS = 1.0  # of each contender on each shape
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -158,7 +160,7 @@ def _timings(
         if "attention_mask" in inputs:
             inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
         with using_threads(threads), torch.no_grad():
-            found = interleaved({name: partial(m, **inputs) for name, m in contenders.items()})
+            found = interleaved({name: partial(m, **inputs) for name, m in contenders.items()}, seconds=SECONDS)
         for name, times in found.items():
             yield Timing(name, batch, count, threads, min(times), median(times), len(times))
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-SECONDS, LEAST, MOST = 1.0, 5, 200
-
 
 def interleaved(
     calls: Mapping[str, Callable[[], object]],
     *,
-    seconds: float = SECONDS,
-    least: int = LEAST,
-    most: int = MOST,
+    seconds: float = 1.0,
+    least: int = 5,
+    most: int = 200,
     slice_seconds: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of one call of each, one number a round; about `seconds` for each contender, `least` to `most` rounds.
