@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.elementwise import Activation
+from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.norm import AddLayerNorm
+from tersor.backends.numba.sparselinear import SparseLinear
 
 aten = torch.ops.aten
 
@@ -27,6 +30,17 @@ def drop_dropout(module: fx.GraphModule) -> None:
     for node in module.graph.find_nodes(op="call_module"):
         if isinstance(_leaf(module, node), nn.Dropout):
             node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+
+
+def split_chains(module: fx.GraphModule) -> None:
+    """A product of factors becomes two calls, so that what follows or stands beside it can join."""
+    for node in module.graph.find_nodes(op="call_module"):
+        if isinstance(_leaf(module, node), InTurn):
+            path = str(node.target)
+            with module.graph.inserting_before(node):
+                first = module.graph.call_module(f"{path}.first", node.args, node.kwargs)
+                node.replace_all_uses_with(module.graph.call_module(f"{path}.second", (first,)))
             module.graph.erase_node(node)
 
 
@@ -48,7 +62,11 @@ def fuse_activations(module: fx.GraphModule, single: set[str]) -> None:
     """An activation that alone reads a linear becomes part of it. `single` are the paths that are called once."""
     for node in module.graph.find_nodes(op="call_module"):
         linear = _leaf(module, node)
-        if not isinstance(linear, QuantizedLinear) or len(node.users) != 1 or str(node.target) not in single:
+        if (
+            not isinstance(linear, QuantizedLinear | DenseLinear | SparseLinear)
+            or len(node.users) != 1
+            or str(node.target) not in single
+        ):
             continue
         (user,) = node.users
         activation = _activation(module, user)

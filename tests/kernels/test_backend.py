@@ -125,13 +125,13 @@ def test_what_has_no_kernel_stays_eager_with_a_reason() -> None:
     model = Model()
     graph = fx.symbolic_trace(model)
     graph.set_submodule("first", CompressedLinear(StoredWeight(affine(model.first.weight, 8, 16)), model.first.bias))
-    graph.set_submodule("second", CompressedLinear(StoredWeight(Dense(model.second.weight.detach())), None))
+    graph.set_submodule("second", CompressedLinear(StoredWeight(Codes(torch.ones(48, 48).to(torch.uint8), 1)), None))
     x = torch.randn(3, 48)
     wanted = graph(x)
     lowered, rows = NumbaBackend().emit(graph)
     assert {row.path: (row.kernel, row.reason) for row in rows} == {
         "first": ("eager", "groups of 16 columns are not a multiple of 32"),
-        "second": ("eager", "no kernel for a store of kind dense"),
+        "second": ("eager", "no kernel for a store of kind codes"),
     }
     assert torch.equal(lowered(x), wanted)
 
