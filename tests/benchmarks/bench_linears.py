@@ -102,25 +102,6 @@ def _against(row: Row, rivals: Sequence[Row]) -> list[str]:
     return [f"{best.name}, {best.least * 1e6:.1f} us", f"{best.least / row.least:.2f}", f"{by_median:.2f}"]
 
 
-def run(
-    peers: Present,
-    limits: Mapping[int, Ceilings],
-    tokens: Sequence[int],
-    shapes: Sequence[tuple[int, int]],
-    seconds: float,
-) -> list[Row]:
-    """All rows, told as they come."""
-    rows: list[Row] = []
-    for threads, ceiling in limits.items():
-        for shape in shapes:
-            for count in tokens:
-                found = measured(shape, count, ceiling, peers, seconds)
-                rows += found
-                best = min(found, key=lambda r: r.least)
-                print(f"{shape[0]}x{shape[1]}, {count} tokens, {threads} threads: {best.name} is fastest", flush=True)
-    return rows
-
-
 def _shape(text: str) -> tuple[int, int]:
     outputs, inputs = text.split("x")
     return int(outputs), int(inputs)
@@ -139,15 +120,25 @@ def main() -> None:
     print(peers)
     limits = {threads: ceilings.measure(threads) for threads in given.threads}
     print(ceilings.table(list(limits.values())))
-    rows = run(peers, limits, given.tokens, (*given.shapes, *([LARGE] if given.large else [])), given.seconds)
-    text = "\n\n".join([str(peers), ceilings.table(list(limits.values())), table(rows)])
+    rows: list[Row] = []
+    for threads in given.threads:
+        for shape in (*given.shapes, *([LARGE] if given.large else [])):
+            for tokens in given.tokens:
+                rows += measured(shape, tokens, limits[threads], peers, given.seconds)
+                print(f"{shape[0]}x{shape[1]}, {tokens} tokens, {threads} threads", flush=True)
+                _leave(given.out, peers, limits, rows)  # a long run that is cut short has left something
+    print("\n" + table(rows))
+
+
+def _leave(folder: Path, peers: Present, limits: Mapping[int, Ceilings], rows: Sequence[Row]) -> None:
+    found = list(limits.values())
     content = {
         "peers": peers.versions,
         "absent": peers.absent,
-        "ceilings": [asdict(c) for c in limits.values()],
+        "ceilings": [asdict(c) for c in found],
         "rows": [asdict(r) for r in rows],
     }
-    write(given.out, "linears", text, content)
+    write(folder, "linears", "\n\n".join([str(peers), ceilings.table(found), table(rows)]), content)
 
 
 if __name__ == "__main__":

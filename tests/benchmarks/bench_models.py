@@ -127,10 +127,16 @@ def main() -> None:
     failures: list[str] = []
     for name in given.models:
         rows += measured(SUBJECTS[name](), peers, given.threads, given.seconds, failures)
+        text = "\n\n".join([str(peers), table(rows), *failures])
+        held = {
+            "peers": peers.versions,
+            "absent": peers.absent,
+            "failures": failures,
+            "rows": [asdict(r) for r in rows],
+        }
+        write(given.out, "models", text, held)
         print(f"{name}: done", flush=True)
-    text = "\n\n".join([str(peers), table(rows), *failures])
-    content = {"peers": peers.versions, "absent": peers.absent, "failures": failures, "rows": [asdict(r) for r in rows]}
-    write(given.out, "models", text, content)
+    print("\n".join(["", table(rows), *failures]))
 
 
 if __name__ == "__main__":

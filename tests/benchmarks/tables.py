@@ -14,8 +14,7 @@ def markdown(heads: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 
 def write(folder: Path, name: str, text: str, content: Mapping[str, Any]) -> None:
-    """Print the text; leave it as `name`.md and the numbers as `name`.json."""
-    print(f"\n{text}")
+    """The text as `name`.md and the numbers as `name`.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
