@@ -70,6 +70,8 @@ _SOURCES = (
     "glue_norm",
     "attentionkernels",
     "glue_attention",
+    "attention16",
+    "glue_attention16",
     "memorykernels",
     "driverspec",
     "glue_driver",
