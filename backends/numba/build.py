@@ -54,8 +54,11 @@ _SOURCES = (
     "rowkernels",
     "glue_quantise",
     "glue_multiply",
-    "glue_round",
+    "rounding",
+    "fusedspec",
+    "glue_multiply_round",
     "glue_round_rows",
+    "glue_norm_round",
     "densekernels",
     "glue_dense",
     "gatherkernels",
@@ -69,6 +72,8 @@ _SOURCES = (
     "glue_norm",
     "attentionkernels",
     "glue_attention",
+    "attention16",
+    "glue_attention16",
     "memorykernels",
     "driverspec",
     "glue_driver",
@@ -161,11 +166,6 @@ def quantise_kernel(level: str) -> int:
 
 def multiply_kernel(level: str, layout: Layout) -> int:
     return kernel_address(LinearSpec(level, layout.width, layout.kind, layout.shifted), "glue_multiply")
-
-
-def round_kernel(level: str, activation: Activation) -> int:
-    """Address of the rounding of a group of many rows, see `make_round`."""
-    return kernel_address(RoundSpec(level, activation), "glue_round")
 
 
 def round_rows_kernel(level: str) -> int:

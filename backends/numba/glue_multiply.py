@@ -21,7 +21,6 @@ multiply = make_panel(SPEC)
 load = make_load(LEVEL)
 copy = make_copy(LEVEL)
 call = make_call(LEVEL)
-round_group = make_call(LEVEL, 12)
 PER_GROUP = SPEC.kind == "group"
 WIDTH = SPEC.width
 
@@ -31,22 +30,12 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     """Operands: rows, q, records, codes, scale, shift, bias, y, bytes between its rows, outputs, group, groups,
     activation (an address, or 0), rows a block. Unit u is panel u % panels of row block u // panels; `work` holds a
     panel of rows of y, for the last panel may be partial, and what the panel kernel needs.
-
-    Where the result is rounded at once, y is 0 and further operands follow: the rounding (an address), codes and
-    records to write, their group, groups and center. Groups then divide the panel, and the outputs fill theirs.
     """
     rows, q, records = load(operands), load(operands + 8), load(operands + 16)
     codes, scale, shift = load(operands + 24), load(operands + 32), load(operands + 40)
     bias, y, y_stride, outputs = load(operands + 48), load(operands + 56), load(operands + 64), load(operands + 72)
     group, groups, activate = load(operands + 80), load(operands + 88), load(operands + 96)
-    block, rounding = load(operands + 104), load(operands + 112)
-    q2, records2, group2, groups2 = (
-        load(operands + 120),
-        load(operands + 128),
-        load(operands + 136),
-        load(operands + 144),
-    )
-    center2 = load(operands + 152)
+    block = load(operands + 104)
     padded = group * groups
     record_size = 12 * groups + 4
     panel_codes = padded * PANEL * WIDTH // 8
@@ -60,7 +49,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         width = min(PANEL, outputs - p * PANEL)
         target = y + start * y_stride + 4 * PANEL * p
         stride = y_stride
-        if width < PANEL or rounding != 0:
+        if width < PANEL:
             target = work
             stride = 4 * PANEL
         multiply(
@@ -81,15 +70,6 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         )
         if activate != 0:
             call(activate, target, stride, count, 0)
-        if rounding != 0:
-            size2 = 12 * groups2 + 4
-            for column in range(0, PANEL, group2):
-                codes2 = q2 + start * (group2 * groups2) + p * PANEL + column
-                record2 = records2 + start * size2 + 4 * ((p * PANEL + column) // group2)
-                round_group(
-                    rounding, count, target + 4 * column, stride, 0, group2, codes2, group2 * groups2, record2, size2,
-                    groups2, center2, work + 4 * PANEL * block,
-                )  # fmt: skip
-        elif width < PANEL:
+        if width < PANEL:
             for m in range(count):
                 copy(y + (start + m) * y_stride + 4 * PANEL * p, work + 4 * PANEL * m, width)

@@ -16,7 +16,6 @@ from tersor.backends.numba.build import (
     multiply_kernel,
     norm_kernel,
     quantise_kernel,
-    round_kernel,
     round_rows_kernel,
 )
 from tersor.backends.numba.elementwise import Activation
@@ -29,7 +28,6 @@ from tersor.backends.numba.quantiser import record_bytes
 from tersor.backends.numba.rounding import round_work
 
 _BLOCK_BYTES = 1 << 18  # rounded activations of a row block: they stay in the second-level cache
-_ROUNDED_BYTES = 1 << 14  # results of a row block that is rounded at once: they stay in the first-level cache
 _ROWS = 12  # row blocks are multiples of most tiles
 _ALONE = 12_000.0  # nanoseconds of work below which a step is not worth sharing
 _SHARE = 3_000.0  # and the least a chunk should hold
@@ -76,24 +74,6 @@ def rounded_bytes(layout: Layout, rows: int) -> tuple[int, int]:
     return rows * layout.padded, rows * record_bytes(layout.groups)
 
 
-@dataclass(frozen=True)
-class Rounding:
-    """A linear's result goes to its only reader, a linear of this layout, in 8 bits: codes q and records."""
-
-    layout: Layout
-    q: Operand
-    records: Operand
-
-
-def rounds_at_once(level: str, layout: Layout, reader: Layout) -> bool:
-    """Whether a linear of `layout` can write its result rounded for `reader`: whole panels of whole groups, and
-    nobody asks for the record's total.
-    """
-    panel = level_named(level).panel
-    fits = layout.rows % panel == 0 and reader.columns == reader.padded == layout.rows
-    return fits and reader.activation_span == reader.group and panel % reader.group == 0 and not reader.shifted
-
-
 def multiply_step(
     level: str,
     layout: Layout,
@@ -101,29 +81,18 @@ def multiply_step(
     rows: int,
     rounded: tuple[Operand, Operand],
     weights: tuple[Operand, Operand, Operand, Operand],
-    target: Operand | Rounding,
+    y: Operand,
 ) -> Step:
-    """activation(x w^T + bias) from rounded x (q, records) and packed w (codes, scale, shift, bias), in floats
-    (rows, layout.rows) or rounded.
-    """
-    features = level_named(level)
-    panel = features.panel
-    limit = _BLOCK_BYTES // layout.padded if not isinstance(target, Rounding) else _ROUNDED_BYTES // (4 * panel)
-    block = min(max(rows, 1), max(_ROWS, limit // _ROWS * _ROWS))
-    work = panel_work(features, layout)
-    shape = (layout.rows, layout.group, layout.groups)
-    result: tuple[Operand, ...]
-    if isinstance(target, Rounding):
-        work = max(work, round_work(features, target.layout.group))
-        after = (target.layout.group, target.layout.groups, target.layout.center)
-        kernel = round_kernel(level, activation)
-        result = (0, 0, *shape, 0, block, kernel, target.q, target.records, *after)
-    else:
-        result = (target, 4 * layout.rows, *shape, activation_kernel(level, activation), block, 0, 0, 0, 0, 0, 0)
+    """y (rows, layout.rows) from rounded activations (q, records) and packed (codes, scale, shift, bias)."""
+    panel = level_named(level).panel
+    block = min(max(rows, 1), max(_ROWS, _BLOCK_BYTES // layout.padded // _ROWS * _ROWS))
+    activate = activation_kernel(level, activation)
+    target = (y, 4 * layout.rows, layout.rows, layout.group, layout.groups, activate, block)
     units = -(-rows // block) * -(-layout.rows // panel)
     cost = block * panel * layout.padded / 200
-    operands = (rows, *rounded, *weights, *result)
-    return Step("multiply", multiply_kernel(level, layout), operands, units, cost, 4 * panel * block + work)
+    kernel = multiply_kernel(level, layout)
+    work = 4 * panel * block + panel_work(level_named(level), layout)
+    return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, work)
 
 
 def norm_step(

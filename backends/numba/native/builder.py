@@ -51,7 +51,7 @@ class Builder:
     items: list[Step | TorchCall] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
-    reader: Any = None  # the module or operator that alone reads what is computed now, if it is one
+    readers: tuple[Any, ...] = ()  # the modules and operators that read what is computed now
     _bases: int = SELF + 1
     _checks: list[tuple[Ref, Callable[[int], None]]] = field(default_factory=list)
     _rounded: dict[tuple[Value, Layout], Rounded] = field(default_factory=dict)
