@@ -11,6 +11,7 @@ from tersor.backends.numba.attention import join_attentions, prepare_masks
 from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms import FORMS, Target
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears
+from tersor.backends.numba.fusedecoder import fuse_decoder
 from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
@@ -76,6 +77,7 @@ class NumbaBackend:
             rows.append(Lowered(path, f"{self.name}:{self.level.name}"))
         single = {path for path, count in calls.items() if count == 1}
         drop_dropout(lowered)
+        fuse_decoder(lowered)
         fuse_activations(lowered, single)
         merge_linears(lowered, single)
         prepare_masks(lowered)

@@ -63,6 +63,11 @@ _SOURCES = (
     "glue_copy",
     "glue_unary",
     "glue_binary",
+    "decoderkernels",
+    "glue_rootnorm",
+    "glue_rotary",
+    "glue_append",
+    "glue_attend",
     "build",
 )
 _lock = RLock()

@@ -96,17 +96,26 @@ def _merge(module: fx.GraphModule, nodes: list[fx.Node]) -> None:
 
 
 def fuse_norms(module: fx.GraphModule, level: str) -> None:
-    """A layer normalisation that alone reads a sum of two tensors takes the addition over."""
+    """A layer normalisation that alone reads a sum of two tensors takes the addition over, wherever it is called."""
+    calls: dict[str, list[fx.Node]] = defaultdict(list)
     for node in module.graph.find_nodes(op="call_module"):
-        norm = _leaf(module, node)
+        calls[str(node.target)].append(node)
+    for path, nodes in calls.items():
+        norm = module.get_submodule(path)
         if not isinstance(norm, nn.LayerNorm) or len(norm.normalized_shape) != 1:
             continue
-        total = node.args[0]
-        if norm.weight is None or norm.bias is None or not isinstance(total, fx.Node):
+        if norm.weight is None or norm.bias is None or not all(_reads_a_sum(node) for node in nodes):
             continue
-        addition = total.target is aten.add.Tensor and len(total.users) == 1 and not total.kwargs
-        if not addition or not all(isinstance(term, fx.Node) for term in total.args):
-            continue
-        module.set_submodule(str(node.target), AddLayerNorm(norm, level))
-        node.args = total.args
-        module.graph.erase_node(total)
+        module.set_submodule(path, AddLayerNorm(norm, level))
+        for node in nodes:
+            total = node.all_input_nodes[0]
+            node.args = total.args
+            module.graph.erase_node(total)
+
+
+def _reads_a_sum(node: fx.Node) -> bool:
+    """Whether the only argument is a sum of two tensors that nothing else reads."""
+    total = node.args[0]
+    if not isinstance(total, fx.Node) or total.target is not aten.add.Tensor or len(total.users) != 1 or total.kwargs:
+        return False
+    return all(isinstance(term, fx.Node) for term in total.args)

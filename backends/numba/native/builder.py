@@ -51,6 +51,7 @@ class Builder:
     items: list[Step | TorchCall] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
+    memo: dict[Any, Any] = field(default_factory=dict)
     _bases: int = SELF + 1
     _checks: list[tuple[Ref, Callable[[int], None]]] = field(default_factory=list)
     _rounded: dict[tuple[Value, Layout], Rounded] = field(default_factory=dict)

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.lower import attention, elementwise, layers, views
+from tersor.backends.numba.native.lower import attention, decoders, elementwise, layers, views
 
-HANDLERS: Mapping[Any, Handler] = {**layers.HANDLERS, **attention.HANDLERS, **elementwise.HANDLERS, **views.HANDLERS}
+_FAMILIES = (layers, attention, decoders, elementwise, views)
+HANDLERS: Mapping[Any, Handler] = {
+    target: handler for family in _FAMILIES for target, handler in family.HANDLERS.items()
+}
 
 __all__ = ["HANDLERS"]
