@@ -1,17 +1,20 @@
 """Choices and budgets to a plan: an exact multiple-choice knapsack (HiGHS), with its proven bound.
 
-    min  sum_c damage_c x_c    s.t.  sum_{c covers s} x_c = 1 for every site s,   sum_c bytes_c x_c <= budget,   x_c
-    in {0, 1}
+    min  sum_c goal_c x_c    s.t.  sum_{c covers s} x_c = 1 for every site s,
+                                   sum_c cost_qc x_c <= limit_q for every limited quantity q,   x_c in {0, 1}
 
-A column c usually covers one site. Choices that hang together (a method that looks at all tensors of its rule) are
-one column over several sites, so anything that must be decided together needs no other solver. Ties go to fewer
-bytes, which enter the objective with a weight too small to buy damage, to within the gap the solver stops at.
+Quantities are "size" (bytes), "damage", and whatever else the choices carry in `costs` (seconds at a named shape,
+resident bytes); any of them can be limited and any can be the goal. A column c usually covers one site. Choices that
+hang together (a method that looks at all tensors of its rule, the width of a layer and the bits of every matrix it
+touches) are one column over several sites, so anything that must be decided together needs no other solver. Ties go
+to fewer bytes, less time and fewer steps, which enter the goal with a weight too small to buy anything else, to within
+the gap the solver stops at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -23,136 +26,198 @@ from tersor.compiler.measure.price import Choice
 TIE_BREAK = 1e-6
 GAP = 1e-5
 SECONDS, OUT_OF_TIME = 60, 1
+SCALE = 1e4
+"""What a limit is scaled to: the solver's tolerance on a constraint is absolute."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Choices taken together, and what they cost together."""
+    """Choices taken together."""
 
     choices: tuple[Choice, ...]
-    bytes: int
-    damage: float
+
+    def cost(self, quantity: str) -> float:
+        return sum(choice.cost(quantity) for choice in self.choices)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """A choice per site; `bound` is a proven lower bound on the damage of any allocation within the budget."""
+    """A choice per site and what it comes to; `bound` is a proven lower bound on the damage of any allocation within
+    the limits."""
 
     chosen: Mapping[str, Choice]
     bytes: int
     damage: float
     bound: float
 
+    def total(self, quantity: str) -> float:
+        return sum(choice.cost(quantity) for choice in self.chosen.values())
+
 
 @dataclass(frozen=True)
 class Infeasible:
-    """No allocation fits: the smallest possible one, and its sites by what they still take, the largest first."""
+    """No allocation is within the limits.
 
-    smallest: int
+    `quantity` is the limit to begin with and `least` what it can come to with the others kept (with `conflict`), or
+    at all. `chosen` is an allocation that gets there, `largest` its choices by what they take of it. `instead` is the
+    least of every other quantity that would do by itself.
+    """
+
+    quantity: str
+    least: float
     chosen: Mapping[str, Choice]
     largest: tuple[Choice, ...]
+    conflict: bool = False
+    instead: Mapping[str, float] = field(default_factory=dict)
 
 
 def columns(choices: Mapping[str, Sequence[Choice]]) -> list[Column]:
     """One column per useful choice; scoped candidates of a rule become one column over all its sites.
 
-    A choice that is neither smaller nor less damaging than another of its site is left out.
+    A choice that is in no quantity better than another of its site is left out.
     """
     single: list[Column] = []
     scoped: dict[tuple[tuple[int, int], str], list[Choice]] = {}
     for site in choices.values():
         free = [c for c in site if c.candidate is None or not c.candidate.scoped]
-        single += [Column((c,), c.bytes, c.damage) for c in undominated(free)]
+        single += [Column((c,)) for c in undominated(free)]
         for choice in site:
             if choice.candidate is not None and choice.candidate.scoped:
                 scoped.setdefault((choice.candidate.option, choice.candidate.text), []).append(choice)
-    joint = [Column(tuple(g), sum(c.bytes for c in g), sum(c.damage for c in g)) for g in scoped.values()]
-    return single + joint
+    return single + [Column(tuple(group)) for group in scoped.values()]
 
 
 def undominated(choices: Sequence[Choice]) -> Iterator[Choice]:
-    """The choices on the front of bytes and damage, in order of bytes (the earlier one on ties)."""
-    least = float("inf")
-    for choice in sorted(choices, key=lambda c: (c.bytes, c.damage)):
-        if choice.damage < least:
-            least = choice.damage
+    """The choices that no other is as good as in every quantity, in order of bytes (the earlier one on ties)."""
+    names = sorted({name for choice in choices for name in choice.costs})
+    found: list[tuple[float, ...]] = []
+    for choice in sorted(choices, key=lambda c: (c.bytes, c.damage, *(c.costs.get(n, 0.0) for n in names))):
+        values = (choice.bytes, choice.damage, *(choice.costs.get(name, 0.0) for name in names))
+        if not any(all(a <= b for a, b in zip(other, values, strict=True)) for other in found):
+            found.append(values)
             yield choice
 
 
 def allocate(
-    choices: Mapping[str, Sequence[Choice]], budget: float | None, minimize: str = "damage"
+    choices: Mapping[str, Sequence[Choice]], limits: Mapping[str, float], minimize: str = "damage"
 ) -> Allocation | Infeasible:
-    """The allocation with the least damage (or bytes) whose bytes are within the budget."""
-    found = columns(choices)
-    sizes = np.array([c.bytes for c in found], float)
-    damages = np.array([c.damage for c in found], float)
-    by_size = minimize == "size"
-    goal = sizes if by_size else damages
-    solution = _within(found, choices, goal, sizes, budget)
+    """The allocation with the least of a quantity that is within every limit."""
+    problem = _Problem(choices)
+    solution = problem.within(minimize, limits)
     if solution is None:
-        smallest = _solve(found, choices, sizes, sizes, None)
-        if smallest is None:
-            raise CompilerBug("no allocation covers every site")
-        chosen = _chosen(found, smallest[0])
-        largest = tuple(sorted(chosen.values(), key=lambda c: -c.bytes))
-        return Infeasible(sum(c.bytes for c in chosen.values()), chosen, largest)
-    taken, bound = solution
-    chosen = _chosen(found, taken)
+        return _explained(problem, limits)
+    chosen = problem.chosen(solution[0])
     damage = float(sum(c.damage for c in chosen.values()))
-    return Allocation(chosen, sum(c.bytes for c in chosen.values()), damage, damage if by_size else min(bound, damage))
+    bound = min(solution[1], damage) if minimize == "damage" else damage
+    return Allocation(chosen, sum(c.bytes for c in chosen.values()), damage, bound)
 
 
-def _chosen(found: Sequence[Column], taken: np.ndarray) -> dict[str, Choice]:
-    return {choice.site: choice for c, x in zip(found, taken, strict=True) if x > 0.5 for choice in c.choices}
+def _explained(problem: _Problem, limits: Mapping[str, float]) -> Infeasible:
+    """Which limit cannot be met at all; else which one, raised alone, has the least way to go."""
+    for quantity, limit in limits.items():
+        chosen, least = problem.least(quantity, {})
+        if least > limit:
+            return _infeasible(quantity, least, chosen)
+    found = []
+    for quantity, limit in limits.items():
+        others = {name: value for name, value in limits.items() if name != quantity}
+        solution = problem.within(quantity, others)
+        if solution is not None:
+            chosen = problem.chosen(solution[0])
+            least = sum(c.cost(quantity) for c in chosen.values())
+            found.append((least / max(limit, 1e-300), quantity, least, chosen))
+    if found:
+        _, quantity, least, chosen = min(found, key=lambda f: f[0])
+        instead = {name: value for _, name, value, _ in found if name != quantity}
+        return _infeasible(quantity, least, chosen, True, instead)
+    quantity = next(iter(limits))  # no single limit is enough to raise
+    chosen, least = problem.least(quantity, {})
+    return _infeasible(quantity, least, chosen, True)
 
 
-def _within(
-    found: Sequence[Column],
-    choices: Mapping[str, Sequence[Choice]],
-    goal: np.ndarray,
-    sizes: np.ndarray,
-    budget: float | None,
-) -> tuple[np.ndarray, float] | None:
-    """`_solve` within the budget to the byte: the solver may overstep a constraint by its tolerance, a few bytes of a
-    megabyte, and is then given that much less room."""
-    solution = _solve(found, choices, goal, sizes, budget)
-    room, bound = budget, solution[1] if solution else 0.0
-    while solution is not None and budget is not None and room is not None:
-        excess = float(sizes[solution[0] > 0.5].sum()) - budget
-        if excess <= 0:
-            break
-        room -= excess
-        solution = _solve(found, choices, goal, sizes, room)
-    return None if solution is None else (solution[0], bound)
+def _infeasible(
+    quantity: str,
+    least: float,
+    chosen: Mapping[str, Choice],
+    conflict: bool = False,
+    instead: Mapping[str, float] | None = None,
+) -> Infeasible:
+    largest = tuple(sorted(chosen.values(), key=lambda c: -c.cost(quantity)))
+    return Infeasible(quantity, least, chosen, largest, conflict, instead or {})
 
 
-def _solve(
-    found: Sequence[Column],
-    choices: Mapping[str, Sequence[Choice]],
-    goal: np.ndarray,
-    sizes: np.ndarray,
-    budget: float | None,
-) -> tuple[np.ndarray, float] | None:
-    """Values of the columns and the bound on the goal, or None when nothing fits."""
-    rows = {site: i for i, site in enumerate(choices)}
-    entries = [(rows[choice.site], j) for j, c in enumerate(found) for choice in c.choices]
-    cover = coo_array((np.ones(len(entries)), tuple(np.array(entries).T)), shape=(len(rows), len(found)))
-    constraints = [LinearConstraint(cover.tocsr(), 1, 1)]
-    if budget is not None:
-        constraints.append(LinearConstraint(sizes[None] / 1e3, -np.inf, budget / 1e3))
-    scale = float(goal.max()) or 1.0
-    weight = TIE_BREAK / (float(sizes.max()) or 1.0) * float(np.min(goal[goal > 0], initial=scale)) / scale
-    result = milp(
-        goal / scale * 1e4 + weight * sizes * 1e4,
-        constraints=constraints,
-        integrality=np.ones(len(found), int),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-    )
-    if result.x is None:
-        if result.status == OUT_OF_TIME:
-            raise CompilerBug(f"the solver found no allocation in {SECONDS} s")
-        return None
-    slack = weight * (float(sizes.sum()) if budget is None else budget)  # the most that breaking ties adds to the goal
-    bound = result.mip_dual_bound if result.mip_dual_bound is not None else result.fun
-    return result.x, max(0.0, (float(bound) / 1e4 - slack) * scale)
+class _Problem:
+    """The columns of some choices, and the solver."""
+
+    def __init__(self, choices: Mapping[str, Sequence[Choice]]) -> None:
+        self.found = columns(choices)
+        self.rows = {site: i for i, site in enumerate(choices)}
+        self._costs: dict[str, np.ndarray] = {}
+        extra = sorted({name for site in choices.values() for c in site for name in c.costs})
+        ties = [self._unit(self.costs("size")), *(0.1 * self._unit(self.costs(name)) for name in extra)]
+        steps = [sum(len(c.candidate.steps) for c in f.choices if c.candidate) for f in self.found]
+        self.ties = sum(ties) + 1e-3 * self._unit(np.array(steps, float))
+        entries = [(self.rows[choice.site], j) for j, c in enumerate(self.found) for choice in c.choices]
+        shape = (len(self.rows), len(self.found))
+        self.cover = coo_array((np.ones(len(entries)), tuple(np.array(entries).T)), shape=shape).tocsr()
+
+    @staticmethod
+    def _unit(values: np.ndarray) -> np.ndarray:
+        return values / (float(values.max()) or 1.0)
+
+    def costs(self, quantity: str) -> np.ndarray:
+        if quantity not in self._costs:
+            self._costs[quantity] = np.array([c.cost(quantity) for c in self.found], float)
+        return self._costs[quantity]
+
+    def chosen(self, taken: np.ndarray) -> dict[str, Choice]:
+        return {choice.site: choice for c, x in zip(self.found, taken, strict=True) if x > 0.5 for choice in c.choices}
+
+    def least(self, quantity: str, limits: Mapping[str, float]) -> tuple[dict[str, Choice], float]:
+        """The allocation with the least of a quantity, which there must be."""
+        solution = self.within(quantity, limits)
+        if solution is None:
+            raise CompilerBug("no allocation covers every site")
+        chosen = self.chosen(solution[0])
+        return chosen, sum(c.cost(quantity) for c in chosen.values())
+
+    def within(self, minimize: str, limits: Mapping[str, float]) -> tuple[np.ndarray, float] | None:
+        """`solve` within the limits to the last digit: the solver may overstep a constraint by its tolerance, a few
+        bytes of a megabyte, and is then given that much less room."""
+        room = dict(limits)
+        solution = self.solve(minimize, room)
+        bound = solution[1] if solution else 0.0
+        while solution is not None:
+            taken = solution[0] > 0.5
+            excess = {q: float(self.costs(q)[taken].sum()) - limit for q, limit in limits.items()}
+            over = {q: e for q, e in excess.items() if e > 0}
+            if not over:
+                break
+            room |= {q: room[q] - e for q, e in over.items()}
+            solution = self.solve(minimize, room)
+        return None if solution is None else (solution[0], bound)
+
+    def solve(self, minimize: str, limits: Mapping[str, float]) -> tuple[np.ndarray, float] | None:
+        """Values of the columns and the bound on the goal, or None when nothing fits."""
+        goal = self.costs(minimize)
+        constraints = [LinearConstraint(self.cover, 1, 1)]
+        for quantity, limit in limits.items():
+            costs = self.costs(quantity)
+            unit = (float(costs.max()) or 1.0) / SCALE
+            constraints.append(LinearConstraint(costs[None] / unit, -np.inf, limit / unit))
+        scale = float(goal.max()) or 1.0
+        weight = TIE_BREAK * float(np.min(goal[goal > 0], initial=scale)) / scale
+        result = milp(
+            (goal / scale + weight * self.ties) * SCALE,
+            constraints=constraints,
+            integrality=np.ones(len(self.found), int),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+        )
+        if result.x is None:
+            if result.status == OUT_OF_TIME:
+                raise CompilerBug(f"the solver found no allocation in {SECONDS} s")
+            return None
+        slack = weight * float(self.ties.max()) * len(self.rows)  # the most that breaking ties adds to the goal
+        bound = result.mip_dual_bound if result.mip_dual_bound is not None else result.fun
+        return result.x, max(0.0, (float(bound) / SCALE - slack) * scale)

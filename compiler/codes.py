@@ -13,4 +13,5 @@ CODES: dict[str, str] = {
     "E301": "a budget that cannot be met",
     "E302": "a budget or an objective that this version cannot carry out",
     "E303": "a recovery that this version cannot carry out",
+    "E304": "a budget on inputs that the model does not take",
 }

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from tersor.compiler.account import plan_of
 from tersor.compiler.allocate import Allocation, Infeasible, allocate
 from tersor.compiler.artifact.image import Image, image, size_of
-from tersor.compiler.budget import infeasible, original_bytes, size_limit
-from tersor.compiler.diagnostics import Diagnostic, PolicyError
+from tersor.compiler.budget import infeasible, limits_of, original_bytes
+from tersor.compiler.diagnostics import PolicyError
 from tersor.compiler.errors import RequestError
 from tersor.compiler.measure.collect import Batch, Progress
-from tersor.compiler.measure.damage import Damage, SecondOrder, WeightError
-from tersor.compiler.measure.forms import product_forms
-from tersor.compiler.measure.price import Choice, Measurements, measure, pack_chosen
-from tersor.compiler.measure.signal import SIGNALS, Signal, SignalName, signal_of
-from tersor.compiler.memory import give_back
+from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.method import Method
 from tersor.compiler.plan import Plan
-from tersor.compiler.policy import Budget, Policy
+from tersor.compiler.policy import Policy
+from tersor.compiler.prepare import Prepared, prepare
 from tersor.compiler.program import Program
-from tersor.compiler.resolve import Resolution, refused_everywhere, resolve
 from tersor.compiler.rewrite import TraceStep, held_by, rewrite
 from tersor.compiler.stores import Store
 from tersor.compiler.supported import check_supported
@@ -38,68 +35,17 @@ class Planned:
 
     plan: Plan
     stores: Mapping[str, Store]
+    allocation: Allocation
+    files: Image = field(repr=False)
 
 
-def scorer(
-    program: Program,
-    batches: Sequence[Batch] | None,
-    signal: SignalName | None,
-    progress: Progress | None,
-) -> tuple[Damage, int]:
-    """The damage score: second order with calibration data, weight error without; and the examples it saw."""
-    if batches is None:
-        return WeightError(), 0
-    chosen: Signal = SIGNALS[signal] if signal else signal_of(program)
-    second_order = SecondOrder(program, batches, chosen, progress=progress)
-    return second_order, second_order.schedule.examples
+@dataclass(frozen=True)
+class Unsolved:
+    """No plan is within the limits; `smallest` is the exact size of the artifact that comes nearest to the budget on
+    size."""
 
-
-def check_data(resolution: Resolution, batches: Sequence[Batch] | None) -> None:
-    """Refuse methods that need calibration data when there is none."""
-    if batches is not None:
-        return
-    wanting = {c.span: c.text for d in resolution.decisions for c in d.candidates if c.wants_form}
-    if wanting:
-        raise PolicyError(
-            Diagnostic(
-                "E204", f"`{text}` needs calibration data", span, help="give data, or choose `rounding = nearest`"
-            )
-            for span, text in wanting.items()
-        )
-
-
-def check_packed(
-    policy: Policy, methods: Sequence[Method[Any]], resolution: Resolution, measured: Measurements
-) -> None:
-    """Refuse options that turned out to fit nowhere only when they were packed (`uniform() then svd()`)."""
-    alive = {c.candidate.option for choices in measured.choices.values() for c in choices if c.candidate}
-    problems = list(refused_everywhere(policy, methods, resolution.decisions, alive, measured.refused))
-    if problems:
-        raise PolicyError(problems)
-
-
-class Forms:
-    """The error forms of the sites a plan asks for, measured when first asked."""
-
-    def __init__(self, program: Program, batches: Sequence[Batch], damage: Damage, progress: Progress | None) -> None:
-        self.program, self.batches, self.progress = program, batches, progress
-        self.known = dict(damage.forms) if isinstance(damage, SecondOrder) else {}
-
-    def of(self, chosen: Mapping[str, Choice]) -> Mapping[str, Tensor]:
-        """The forms of the chosen candidates that want one."""
-        missing = [
-            site
-            for site in self.program.sites
-            if site.kind in ("linear", "recurrent")
-            and site.name not in self.known
-            and (choice := chosen.get(site.name)) is not None
-            and choice.candidate is not None
-            and choice.candidate.wants_form
-        ]
-        if missing:
-            self.known |= product_forms(self.program, missing, self.batches, self.progress)
-            give_back()
-        return self.known
+    why: Infeasible
+    smallest: int
 
 
 def plan(
@@ -111,67 +57,76 @@ def plan(
     signal: SignalName | None = None,
     progress: Progress | None = None,
 ) -> Planned:
-    """Everything that would be done, with exact bytes, and nothing written.
+    """Everything that would be done for the budget on size, with exact bytes, and nothing written; other budgets need
+    a backend that measures (`loop`).
 
     Raises PolicyError for rules that do not fit the model, and (exit code 3) for a budget that cannot be met.
     """
     check_supported(policy)
-    resolution = resolve(program.sites, policy, methods)
-    check_data(resolution, batches)
-    damage, examples = scorer(program, batches, signal, progress)
-    measured = measure(program, resolution, damage, progress)
-    check_packed(policy, methods, resolution, measured)
-    forms = Forms(program, batches or (), damage, progress)
-    del damage  # its traces are as large as the model
-    give_back()
-    limit, budget = size_limit(policy, original_bytes(program))
-    allocation, stores, files = _solve(program, policy, resolution, measured, forms, limit, budget)
-    made = plan_of(
-        program,
-        policy,
-        resolution,
-        measured,
-        allocation,
-        formed=forms.known.keys(),
-        size=size_of(files),
-        limit=limit,
-        examples=examples,
-    )
-    return Planned(made, stores)
+    limits_of(policy, program)  # what is wrong with a budget is said before anything slow starts
+    return planned(prepare(program, policy, methods, batches, signal=signal, progress=progress))
 
 
-def _solve(
-    program: Program,
-    policy: Policy,
-    resolution: Resolution,
-    measured: Measurements,
-    forms: Forms,
-    limit: float | None,
-    budget: Budget | None,
-) -> tuple[Allocation, Mapping[str, Store], Image]:
-    """Allocate, build the files, and allocate again with what they really take besides the choices' own bytes."""
+def planned(prepared: Prepared) -> Planned:
+    """The plan for the policy's budget on size."""
+    limits = [limit for limit in limits_of(prepared.policy, prepared.program) if limit.key == "size"]
+    found = solve(prepared, {limit.key: limit.limit for limit in limits}, prepared.policy.objective.quantity)
+    if isinstance(found, Unsolved):
+        raise PolicyError(
+            [infeasible(prepared.program, found.why, limits, lambda limit, value: found.smallest)], exit_code=3
+        )
+    return found
+
+
+def solve(
+    prepared: Prepared,
+    limits: Mapping[str, float],
+    minimize: str,
+    choices: Mapping[str, Sequence[Choice]] | None = None,
+) -> Planned | Unsolved:
+    """Allocate, build the files, and allocate again with what they really take besides the choices' own bytes.
+
+    `limits` are on the costs of choices, but for `size`, which is the size of the artifact; `choices` replace the
+    measured ones.
+    """
+    program, choices = prepared.program, choices or prepared.measured.choices
     held = held_by(program)
     # The graph and the manifest; what each store adds to them is in the price of its choice.
     overhead = size_of(image(program.module, program.signature, held, {}))
+    limit = limits.get("size")
     for _ in range(MAX_ROUNDS):
-        room = None if limit is None else limit - overhead
-        found = allocate(measured.choices, room, policy.objective.quantity)
-        if isinstance(found, Infeasible):
-            stores = pack_chosen(program, resolution, found.chosen, forms.of(found.chosen))
-            files = image(program.module, program.signature, held, stores)
-            smallest = size_of(files)
-            if limit is None or smallest > limit:
-                raise PolicyError([infeasible(program, found, smallest, limit or 0, budget)], exit_code=3)
-            damage = sum(c.damage for c in found.chosen.values())  # only the estimate of the overhead was too high
-            return Allocation(found.chosen, found.smallest, damage, 0.0), stores, files
-        stores = pack_chosen(program, resolution, found.chosen, forms.of(found.chosen))
+        room = dict(limits) if limit is None else {**limits, "size": limit - overhead}
+        found = allocate(choices, room, minimize)
+        why = found if isinstance(found, Infeasible) else None
+        if why is not None and why.quantity != "size":
+            return Unsolved(why, 0)
+        stores = prepared.packed.of(prepared, found.chosen)
         files = image(program.module, program.signature, held, stores)
         exact = size_of(files)
-        if limit is None or exact <= limit:
-            return found, stores, files
-        overhead = max(overhead + 1, exact - found.bytes)
+        if why is not None:
+            if limit is None or exact > limit or why.conflict:
+                return Unsolved(why, exact)
+            size, damage = (sum(c.cost(q) for c in why.chosen.values()) for q in ("size", "damage"))
+            found = Allocation(why.chosen, int(size), damage, 0.0)  # only the estimate of the overhead was too high
+        if isinstance(found, Allocation) and (limit is None or exact <= limit):
+            return Planned(_plan(prepared, found, exact, limit), stores, found, files)
+        overhead = max(overhead + 1, exact - sum(c.bytes for c in found.chosen.values()))
         del stores, files  # before the next ones are made
     raise RequestError("the size of the artifact does not settle below the budget; raise it by a kilobyte")
+
+
+def _plan(prepared: Prepared, allocation: Allocation, exact: int, limit: float | None) -> Plan:
+    return plan_of(
+        prepared.program,
+        prepared.policy,
+        prepared.resolution,
+        prepared.measured,
+        allocation,
+        formed=prepared.forms.known.keys(),
+        size=exact,
+        limit=limit,
+        examples=prepared.examples,
+    )
 
 
 def carry_out(program: Program, planned: Planned) -> tuple[fx.GraphModule, tuple[TraceStep, ...]]:
@@ -180,4 +135,4 @@ def carry_out(program: Program, planned: Planned) -> tuple[fx.GraphModule, tuple
     return rewrite(program, planned.stores, reasons)
 
 
-__all__ = ["Planned", "carry_out", "original_bytes", "plan"]
+__all__ = ["Planned", "Unsolved", "carry_out", "original_bytes", "plan", "planned", "solve"]

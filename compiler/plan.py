@@ -36,6 +36,17 @@ class RefusedPlan:
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """A budget and what a plan is expected to take of it, in bytes, seconds or the metric's own unit (None: it cannot
+    be told before it is measured). `text` says it for people."""
+
+    name: str
+    limit: float
+    predicted: float | None
+    text: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """`bytes` is the exact size of the files that `load` reads, `overhead` the part of it that is no site's. `damage`
     is the sum over the sites in `unit`, `bound` a proven lower bound on it within the budget (as far as damage adds
@@ -52,6 +63,7 @@ class Plan:
     budget: float | None
     calibrated: int
     notes: tuple[str, ...] = ()
+    budgets: tuple[Foreseen, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,6 +76,7 @@ class Plan:
                 "sites": tuple(SitePlan(**{**s, "shape": tuple(s["shape"])}) for s in data["sites"]),
                 "refused": tuple(RefusedPlan(**r) for r in data["refused"]),
                 "notes": tuple(data["notes"]),
+                "budgets": tuple(Foreseen(**b) for b in data["budgets"]),
             }
         )
 

@@ -27,7 +27,7 @@ def _span() -> Span | None:
 @dataclass(frozen=True)
 class Budget:
     """`quantity <= limit` (`>=` for `metric`). `size` and `memory` are bytes, `latency` seconds; with `share` the
-    limit is a fraction of the original. `at` names the input shape: (("batch", 1), ("tokens", 128))."""
+    limit is a fraction of the original. `at` names the input shape and the threads: (("batch", 1), ("tokens", 128))."""
 
     quantity: Quantity
     limit: float

@@ -202,8 +202,10 @@ def refused_everywhere(
         for j, option in enumerate(rule.options):
             if i not in in_force or (i, j) in alive:
                 continue
+            decided = {decision.site.name for decision in decisions if decision.rule == i}
             texts = {c.text for c in candidates_of(option, (i, j), by_id)}
-            reasons = sorted({f"{r.site}: {r.reason}" for r in refused if r.candidate in texts})
+            own = [r for r in refused if r.site in decided and r.candidate in texts]
+            reasons = sorted({f"{r.site}: {r.reason}" for r in own})
             yield Diagnostic(
                 "E203",
                 f"`{' then '.join(use.method for use in option.uses)}` cannot be used at any site this rule decides",

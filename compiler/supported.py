@@ -10,16 +10,22 @@ def unsupported(policy: Policy) -> list[Diagnostic]:
     """Budgets, objectives and recoveries of a policy that only a later version carries out (E302, E303)."""
     problems = [
         Diagnostic(
-            "E302", f"a budget on {b.quantity} is not available in this version", b.span, help="use `budget size`"
+            "E302",
+            "a budget on memory as a share of the original's is not available in this version",
+            b.span,
+            help="give it in bytes, such as `memory <= 200 MiB`",
         )
         for b in policy.budgets
-        if b.quantity != "size"
+        if b.quantity == "memory" and b.share
     ]
-    if policy.objective.quantity not in ("damage", "size"):
-        what = f"`{policy.objective.direction} {policy.objective.quantity}`"
-        message = f"{what} is not available in this version"
+    if policy.objective.quantity == "metric":
         problems.append(
-            Diagnostic("E302", message, policy.objective.span, help="use `minimize damage` or `minimize size`")
+            Diagnostic(
+                "E302",
+                "`maximize metric` is not available in this version",
+                policy.objective.span,
+                help="use `minimize damage`, or a floor: `budget metric >= ...` with `minimize size`",
+            )
         )
     if policy.recover is not None:
         message = "`recover` is not available in this version: there is no trainer yet"

@@ -33,7 +33,7 @@ OBJECTIVES: dict[str, Literal["damage", "size", "latency", "metric"]] = {
     "latency": "latency",
     "metric": "metric",
 }
-DIMENSIONS = ("batch", "tokens")
+DIMENSIONS = ("batch", "tokens", "threads")
 METRIC = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 

@@ -9,13 +9,14 @@ from torch import fx, nn
 
 from tersor.backends.numba.attention import join_attentions, prepare_masks
 from tersor.backends.numba.features import detect
-from tersor.backends.numba.forms import FORMS, Target
-from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears
+from tersor.backends.numba.forms import FORMS, Target, plain_kernel
+from tersor.backends.numba.forms.recurrent import recurrent, refuse_recurrent
+from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears, split_chains
 from tersor.backends.numba.fusedecoder import fuse_decoder
 from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
-from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
+from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, CompressedRecurrent, StoredWeight
 from tersor.compiler.errors import RequestError
 
 
@@ -29,7 +30,7 @@ class Lowered:
 
 
 class NumbaBackend:
-    """Claims the stores of linears and embeddings that have a form (`forms`); all else stays eager.
+    """Claims the stores of linears, embeddings and recurrent layers that have a form (`forms`); others stay eager.
 
     Activations are rounded to 8 bits in groups of `activation_group` columns (0: one scale per row, faster and less
     exact). `level` asks for a CPU level (default: `features.detect`).
@@ -43,6 +44,8 @@ class NumbaBackend:
 
     def claim(self, leaf: nn.Module) -> str | None:
         """Why a leaf cannot be lowered; None if it can."""
+        if isinstance(leaf, CompressedRecurrent):
+            return refuse_recurrent(leaf, FORMS)
         if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
             return f"no kernel for a {type(leaf).__name__}"
         store = leaf.stored.template
@@ -52,22 +55,27 @@ class NumbaBackend:
     def emit(self, module: fx.GraphModule) -> tuple[NativeGraph, list[Lowered]]:
         """The graph over kernels, for inference, as a native program, and what became of every leaf that holds a store.
 
-        `module` is left as it was. Dropout is removed, a following activation joins its linear, linears that read one
-        value become one, and an addition joins the layer normalisation after it.
+        `module` is left as it was. Linears and embeddings without a store get a kernel too, a product of factors
+        becomes two linears. Dropout is removed, a following activation joins its linear, linears that read one value
+        become one, and an addition joins the layer normalisation after it.
         """
         graph = fx.Graph()
         graph.output(graph.graph_copy(module.graph, {}))
         lowered = fx.GraphModule(module, graph)
         calls = Counter(str(node.target) for node in graph.find_nodes(op="call_module"))
         rows: list[Lowered] = []
+        target = Target(self.level, self.activation_group)
         for path in calls:
             leaf = module.get_submodule(path)
             if not any(isinstance(part, StoredWeight) for part in leaf.modules()):
+                plain = plain_kernel(leaf, target)
+                if plain is not None:
+                    lowered.set_submodule(path, plain)
                 continue
             reason = self.claim(leaf)
             if reason is None:
                 try:
-                    kernel = self._kernel(leaf)
+                    kernel = self._kernel(leaf, target)
                 except RequestError as refusal:
                     reason = str(refusal)
             if reason is not None:
@@ -75,6 +83,8 @@ class NumbaBackend:
                 continue
             lowered.set_submodule(path, kernel)
             rows.append(Lowered(path, f"{self.name}:{self.level.name}"))
+        split_chains(lowered)
+        calls = Counter(str(node.target) for node in lowered.graph.find_nodes(op="call_module"))
         single = {path for path, count in calls.items() if count == 1}
         drop_dropout(lowered)
         fuse_decoder(lowered)
@@ -88,10 +98,12 @@ class NumbaBackend:
         lowered.recompile()
         return NativeGraph(lowered.eval(), HANDLERS, self.level.name), rows
 
-    def _kernel(self, leaf: nn.Module) -> nn.Module:
+    def _kernel(self, leaf: nn.Module, target: Target) -> nn.Module:
+        if isinstance(leaf, CompressedRecurrent):
+            return recurrent(leaf, FORMS, target, HANDLERS)
         if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
             raise RequestError(f"no kernel for a {type(leaf).__name__}")
-        store, target = leaf.stored.store(), Target(self.level, self.activation_group)
+        store = leaf.stored.store()
         form = FORMS[store.kind]
         if isinstance(leaf, CompressedEmbedding):
             return form.embedding(store, target)

@@ -24,12 +24,12 @@ class RootNorm(nn.Module):
 
 
 class Rotary(nn.Module):
-    """x cos + (-x2, x1) sin with x = (x1, x2) and x1 `half` wide (Su et al. 2021, rotary position embedding)."""
+    """x cos + (-x2, x1) sin with x = (x1, x2) and x1 `first` wide (Su et al. 2021, rotary position embedding)."""
 
-    def __init__(self, half: int) -> None:
+    def __init__(self, first: int) -> None:
         super().__init__()
-        self.half = half
+        self.first = first
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turned = torch.cat([-x[..., self.half :], x[..., : self.half]], -1)
+        turned = torch.cat([-x[..., self.first :], x[..., : self.first]], -1)
         return x * cos + turned * sin

@@ -75,6 +75,13 @@ class Emitter:
         stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
         stored.align = 1
 
+    def prefetch(self, address: Value) -> None:
+        """Fetch the line of `address`, mapped or not, into the second-level cache."""
+        pointer = self.b.inttoptr(address, I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        self.b.call(function, [pointer, I32(0), I32(2), I32(1)])
+
     def load_floats(self, address: Value) -> Value:
         return self.load(address, self.floats)
 
@@ -237,6 +244,42 @@ class Emitter:
         b.cbranch(b.icmp_signed("<", following, count), head, after)
         b.position_at_end(after)
         return result
+
+    def branch(self, condition: Value, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Emit both, one of which runs."""
+        b = self.b
+        yes, no, after = (b.append_basic_block(name) for name in ("then", "otherwise", "joined"))
+        b.cbranch(condition, yes, no)
+        for block, emit in ((yes, then), (no, otherwise)):
+            b.position_at_end(block)
+            emit()
+            b.branch(after)
+        b.position_at_end(after)
+
+    def ladder(self, count: Value, sizes: Sequence[int], body: Callable[[Value, int], None]) -> None:
+        """body(first, size) over 0..count in pieces of `sizes`, which descend to 1: as many of each as fit, one less
+        where a rest of a third or less would be left.
+        """
+        b = self.b
+        first: Value = I64(0)
+        for size in sizes:
+            left = b.sub(count, first)
+            pieces = b.sdiv(left, I64(size))
+            if size > 2 and size != 4:  # 5 = 4 + 1, but 4 = 2 + 2, 7 = 4 + 2 + 1, 8 = 4 + 4
+                rest = b.sub(left, self.times(pieces, size))
+                awkward = b.and_(b.icmp_signed(">", rest, I64(0)), b.icmp_signed("<=", rest, I64(size // 3)))
+                fewer = b.and_(awkward, b.icmp_signed(">", pieces, I64(0)))
+                pieces = b.sub(pieces, b.zext(fewer, I64))
+
+            def run(start: Value = first, size: int = size, pieces: Value = pieces) -> None:
+                def piece(i: Value, _: list[Value]) -> list[Value]:
+                    body(b.add(start, self.times(i, size)), size)
+                    return []
+
+                self.loop(pieces, [], piece)
+
+            self.branch(b.icmp_signed(">", pieces, I64(0)), run, lambda: None)
+            first = b.add(first, self.times(pieces, size))
 
 
 def kernel(

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.elementwise import Activation
+from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.norm import AddLayerNorm
+from tersor.backends.numba.sparselinear import SparseLinear
 
 aten = torch.ops.aten
 
@@ -27,6 +30,17 @@ def drop_dropout(module: fx.GraphModule) -> None:
     for node in module.graph.find_nodes(op="call_module"):
         if isinstance(_leaf(module, node), nn.Dropout):
             node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+
+
+def split_chains(module: fx.GraphModule) -> None:
+    """A product of factors becomes two calls, so that what follows or stands beside it can join."""
+    for node in module.graph.find_nodes(op="call_module"):
+        if isinstance(_leaf(module, node), InTurn):
+            path = str(node.target)
+            with module.graph.inserting_before(node):
+                first = module.graph.call_module(f"{path}.first", node.args, node.kwargs)
+                node.replace_all_uses_with(module.graph.call_module(f"{path}.second", (first,)))
             module.graph.erase_node(node)
 
 
@@ -48,7 +62,11 @@ def fuse_activations(module: fx.GraphModule, single: set[str]) -> None:
     """An activation that alone reads a linear becomes part of it. `single` are the paths that are called once."""
     for node in module.graph.find_nodes(op="call_module"):
         linear = _leaf(module, node)
-        if not isinstance(linear, QuantizedLinear) or len(node.users) != 1 or str(node.target) not in single:
+        if (
+            not isinstance(linear, QuantizedLinear | DenseLinear | SparseLinear)
+            or len(node.users) != 1
+            or str(node.target) not in single
+        ):
             continue
         (user,) = node.users
         activation = _activation(module, user)
@@ -96,7 +114,7 @@ def _merge(module: fx.GraphModule, nodes: list[fx.Node]) -> None:
 
 
 def fuse_norms(module: fx.GraphModule, level: str) -> None:
-    """A layer normalisation that alone reads a sum of two tensors takes the addition over, wherever it is called."""
+    """A layer normalisation that alone reads a sum of two tensors, at every call, takes the addition over."""
     calls: dict[str, list[fx.Node]] = defaultdict(list)
     for node in module.graph.find_nodes(op="call_module"):
         calls[str(node.target)].append(node)
@@ -104,18 +122,18 @@ def fuse_norms(module: fx.GraphModule, level: str) -> None:
         norm = module.get_submodule(path)
         if not isinstance(norm, nn.LayerNorm) or len(norm.normalized_shape) != 1:
             continue
-        if norm.weight is None or norm.bias is None or not all(_reads_a_sum(node) for node in nodes):
+        if norm.weight is None or norm.bias is None or not all(_reads_sum(node) for node in nodes):
             continue
         module.set_submodule(path, AddLayerNorm(norm, level))
         for node in nodes:
-            total = node.all_input_nodes[0]
+            total: Any = node.args[0]
             node.args = total.args
             module.graph.erase_node(total)
 
 
-def _reads_a_sum(node: fx.Node) -> bool:
-    """Whether the only argument is a sum of two tensors that nothing else reads."""
+def _reads_sum(node: fx.Node) -> bool:
+    """Whether all that a call reads is a sum of two tensors that nobody else reads."""
     total = node.args[0]
-    if not isinstance(total, fx.Node) or total.target is not aten.add.Tensor or len(total.users) != 1 or total.kwargs:
+    if not isinstance(total, fx.Node) or total.target is not aten.add.Tensor:
         return False
-    return all(isinstance(term, fx.Node) for term in total.args)
+    return len(total.users) == 1 and not total.kwargs and all(isinstance(term, fx.Node) for term in total.args)

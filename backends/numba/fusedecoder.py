@@ -34,12 +34,12 @@ def _only_user(node: fx.Node, *targets: Any) -> fx.Node | None:
 
 
 def _with_number(node: Any, *targets: Any) -> tuple[fx.Node, float] | None:
-    """(tensor, number) of an operator of two operands, in whichever order."""
+    """(tensor, number) of an operator of two operands; in whichever order, but for a quotient."""
     found = _call(node, *targets)
     if found is None or len(found.args) != 2:
         return None
     one, other = found.args
-    if isinstance(one, int | float):
+    if isinstance(one, int | float) and found.target is not aten.div.Tensor:
         one, other = other, one
     return (one, float(other)) if isinstance(one, fx.Node) and isinstance(other, int | float) else None
 
@@ -117,7 +117,7 @@ def fuse_written_attention(module: fx.GraphModule) -> None:
         scale = 1.0
         for target, inverse in ((aten.mul.Tensor, False), (aten.div.Tensor, True)):
             scaled = _with_number(scores, target)
-            if scaled is not None and not (inverse and scores.args[0] is not scaled[0]):
+            if scaled is not None:
                 scores, scale = scaled[0], 1 / scaled[1] if inverse else scaled[1]
                 break
         first = _call(scores, aten.matmul.default)

@@ -24,7 +24,7 @@ store = make_store(LEVEL)
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
-    """y[i] = row index[i]. An index that is not in 0..rows-1 reads nothing: its place i + 1 goes to `wrong`.
+    """y[i] = row index[i]. An index that is not in 0..rows-1 reads nothing and goes to `wrong`.
 
     Operands: index (int64), rows, codes, scale, zero, zero_step (1: a zero point per group, 0: one for all), columns,
     group, groups, y, wrong; `work` holds a padded row of floats.
@@ -36,7 +36,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     for i in range(first, last):
         row = load(index + 8 * i)
         if row < 0 or row >= rows:
-            store(wrong, i + 1)
+            store(wrong, row)
             continue
         target = y + 4 * columns * i
         source = codes + row * (padded * WIDTH // 8)

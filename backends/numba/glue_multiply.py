@@ -11,13 +11,13 @@ from tersor.backends.numba.elementwise import make_copy
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import STEP
 from tersor.backends.numba.memorykernels import make_call, make_load
-from tersor.backends.numba.microkernels import LinearSpec, make_tile
+from tersor.backends.numba.microkernels import LinearSpec, make_panel
 
 SPEC = LinearSpec("generic", 8, "row", False)
 
 LEVEL = level_named(SPEC.level)
 PANEL = LEVEL.panel
-tile = make_tile(SPEC)
+multiply = make_panel(SPEC)
 load = make_load(LEVEL)
 copy = make_copy(LEVEL)
 call = make_call(LEVEL)
@@ -29,7 +29,7 @@ WIDTH = SPEC.width
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
     """Operands: rows, q, records, codes, scale, shift, bias, y, bytes between its rows, outputs, group, groups,
     activation (an address, or 0), rows a block. Unit u is panel u % panels of row block u // panels; `work` holds a
-    panel of rows of y, for the last panel may be partial.
+    panel of rows of y, for the last panel may be partial, and what the panel kernel needs.
     """
     rows, q, records = load(operands), load(operands + 8), load(operands + 16)
     codes, scale, shift = load(operands + 24), load(operands + 32), load(operands + 40)
@@ -52,27 +52,24 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         if width < PANEL:
             target = work
             stride = 4 * PANEL
-        m = 0
-        while m < count:
-            row = start + m
-            done = tile(
-                count - m,
-                q + row * padded,
-                padded,
-                records + row * record_size,
-                record_size,
-                codes + p * panel_codes,
-                scale + p * panel_scales,
-                shift + p * panel_scales,
-                bias + 4 * PANEL * p,
-                target + m * stride,
-                stride,
-                steps,
-                groups,
-            )
-            if activate != 0:
-                call(activate, target + m * stride, stride, done, 0)
-            m += done
+        multiply(
+            count,
+            q + start * padded,
+            padded,
+            records + start * record_size,
+            record_size,
+            codes + p * panel_codes,
+            scale + p * panel_scales,
+            shift + p * panel_scales,
+            bias + 4 * PANEL * p,
+            target,
+            stride,
+            steps,
+            groups,
+            work + 4 * PANEL * block,
+        )
+        if activate != 0:
+            call(activate, target, stride, count, 0)
         if width < PANEL:
             for m in range(count):
                 copy(y + (start + m) * y_stride + 4 * PANEL * p, work + 4 * PANEL * m, width)

@@ -1,4 +1,4 @@
-"""The micro-kernel of a quantised linear: a few rows of activations times one panel of weights.
+"""The micro-kernel of a quantised linear: rows of activations times one panel of weights.
 
 With activations x[m, k] ~ a[m, g] * q[m, k], q in -127..127, and weights w[n, k] = s[n, g] * (code[n, k] - center) +
 shift[n, g]:
@@ -8,6 +8,9 @@ shift[n, g]:
 The integer sum starts from -center * sum_k q, so that the unsigned codes go into the dot product as they are. Each row
 carries a record, written by the quantiser: `start` int32[groups], `a` float[groups], `a * sum_k q` float[groups] and
 the total of the latter.
+
+More than two rows share packed codes that were expanded to bytes once. A float result is the same whatever the tile:
+groups ascend, and each adds once.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from numba import types
+from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
+from tersor.backends.numba.features import Level, level_named
+from tersor.backends.numba.layout import STEP, Kind, Layout
+from tersor.backends.numba.tiles import Tile, emit_expand
 
-from tersor.backends.numba.emitter import Emitter, Value, kernel
-from tersor.backends.numba.features import level_named
-from tersor.backends.numba.layout import STEP, Kind
+_PACKED_ROWS = (2, 1)  # tiles that read packed codes; more rows than the largest share expanded ones
+_SHARES = 4  # tiles that together fetch the next panel
 
 
 @dataclass(frozen=True)
@@ -37,227 +42,138 @@ class LinearSpec:
         return f"linear_{self.level}_{self.width}_{self.kind}{'_shifted' if self.shifted else ''}"
 
 
-def _unpacked(e: Emitter, vector: Value, width: int, in_place: bool) -> list[Value]:
-    """The `8 // width` vectors of unsigned bytes in one packed vector; `in_place` leaves plane i multiplied by
-    2^(width * i).
-    """
-    if width == 8:
-        return [vector]
-    mask = (1 << width) - 1
-    if in_place:
-        return [e.b.and_(vector, e.byte_mask(mask << shift)) for shift in range(0, 8, width)]
-    return [e.b.and_(e.shift_right(vector, shift), e.byte_mask(mask)) for shift in range(0, 8, width)]
+def panel_work(level: Level, layout: Layout) -> int:
+    """Bytes of scratch that the panel kernel of a layout needs."""
+    return 0 if layout.width == 8 else level.panel * layout.padded
 
 
-class _Tile:
-    """Emits `rows` activation rows times one panel."""
+class _Panel:
+    """Emits all rows times one panel; see `make_panel`."""
 
-    def __init__(self, e: Emitter, spec: LinearSpec, rows: int) -> None:
-        self.e, self.spec, self.rows = e, spec, rows
-        level = e.level
-        self.strips = level.strips
-        self.vector = 4 * level.lanes  # bytes
-        self.per = 8 // spec.width
-        # One row leaves registers free: several accumulators an output hide the latency of the dot product, and packed
-        # codes need no shift when each plane has its own.
-        self.planes = (self.per if self.per > 1 else 2) if rows == 1 else 1
-        self.in_place = rows == 1 and self.per > 1
+    def __init__(self, e: Emitter, spec: LinearSpec, arguments: tuple[Value, ...]) -> None:
+        self.e, self.spec = e, spec
+        self.vector = 4 * e.level.lanes
+        self.q, self.q_stride, self.record, self.record_stride, self.w, self.scale, self.shift = arguments[:7]
+        self.bias, self.y, self.y_stride, self.steps, self.groups, self.work = arguments[7:]
+        self.plane = e.times(self.groups, 4)
 
-    def outputs(self) -> list[tuple[int, int]]:
-        return [(m, v) for m in range(self.rows) for v in range(self.strips)]
+    def emit(self, count: Value) -> None:
+        e, b = self.e, self.e.b
+        if self.spec.width == 8:
+            self.tiles(count)
+            return
 
-    def accumulate(self, starts: list[Value], q: list[Value], w: Value, steps: Value) -> list[Value]:
-        """Integer sums over `steps * STEP` columns, from `starts` (one vector a row)."""
+        def few() -> None:
+            e.ladder(count, _PACKED_ROWS, lambda m, rows: self.tile(Tile(e, self.spec.width, rows), m, self.w))
+
+        def many() -> None:
+            emit_expand(e, self.work, self.w, self.spec.width, b.mul(self.groups, self.steps))
+            self.tiles(count)
+
+        e.branch(b.icmp_signed("<=", count, I64(_PACKED_ROWS[0])), few, many)
+
+    def tiles(self, count: Value) -> None:
+        """All rows times codes of one byte."""
+        e, level = self.e, self.e.level
+        codes = self.w if self.spec.width == 8 else self.work
+        sizes = level.row_tiles if self.spec.kind == "row" else level.group_tiles
+        e.ladder(count, sizes, lambda m, rows: self.tile(Tile(e, 8, rows), m, codes))
+
+    def tile(self, t: Tile, row: Value, codes: Value) -> None:
+        """The rows of a tile from `row` on."""
         e = self.e
-        zero = e.int_vector(0)
-        keys = [(m, v, p) for m, v in self.outputs() for p in range(self.planes)]
-        vectors = STEP // (4 * self.per)  # packed vectors a step, per strip
-        step_bytes = vectors * self.strips * self.vector
+        at_row = [e.b.add(row, I64(m)) for m in range(t.rows)]
+        q = [e.opaque(e.at(self.q, e.times(self.q_stride, m))) for m in at_row]
+        records = [e.at(self.record, e.times(self.record_stride, m)) for m in at_row]
+        y = [e.at(self.y, e.times(self.y_stride, m)) for m in at_row]
+        ahead = None
+        if t.rows > 2 and self.spec.width == 8:
+            turn = e.b.urem(e.b.udiv(row, I64(t.rows)), I64(_SHARES))
+            length = e.times(e.b.mul(self.groups, self.steps), t.step_bytes)
+            ahead = e.at(codes, length, e.times(turn, t.step_bytes // _SHARES))
+        if self.spec.kind == "row":
+            starts = [start for r in records for start in [e.broadcast_int(r)] * t.strips]
+            sums = t.accumulate(starts, q, codes, self.steps, ahead)
+        else:
+            sums = self.over_groups(t, q, records, codes, ahead)
+        for (m, v), value in zip(t.outputs, self.finished(t, records, sums), strict=True):
+            e.store(e.at(y[m], v * self.vector), value)
 
-        def body(i: Value, carried: list[Value]) -> list[Value]:
-            sums = dict(zip(keys, carried, strict=True))
-            weights = e.at(w, e.times(i, step_bytes))
-            inputs = [e.at(row, e.times(i, STEP)) for row in q]
-            for t in range(vectors):
-                packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
-                unpacked = [_unpacked(e, vector, self.spec.width, self.in_place) for vector in packed]
-                for part in range(self.per):
-                    plane = (part if self.in_place else t) % self.planes
-                    for m in range(self.rows):
-                        values = e.broadcast_int(e.at(inputs[m], 4 * (t * self.per + part)))
-                        for v in range(self.strips):
-                            sums[m, v, plane] = e.dot(sums[m, v, plane], unpacked[v][part], values)
-            return [sums[key] for key in keys]
+    def over_groups(
+        self, t: Tile, q: list[Value], records: list[Value], codes: Value, ahead: Value | None
+    ) -> list[Value]:
+        """The floating sums after all groups."""
+        e = self.e
+        group_bytes = e.times(self.steps, t.step_bytes)
+        group_columns = e.times(self.steps, STEP)
+        add = self.add_activation if self.spec.kind == "activation" else self.add_group
 
-        # With planes left in place the start joins the unshifted plane.
-        sums = dict(zip(keys, e.loop(steps, [starts[m] if p == 0 else zero for m, _, p in keys], body), strict=True))
-        result = []
-        for m, v in self.outputs():
-            total = sums[m, v, 0]
-            for p in range(1, self.planes):
-                plane = sums[m, v, p]
-                if self.in_place:
-                    plane = e.b.ashr(plane, e.int_vector(self.spec.width * p))
-                total = e.b.add(total, plane)
-            result.append(total)
-        return result
+        def body(g: Value, sums: list[Value]) -> list[Value]:
+            slots = [e.at(r, e.times(g, 4)) for r in records]
+            columns, offset = e.b.mul(g, group_columns), e.b.mul(g, group_bytes)
+            first = [start for slot in slots for start in [e.broadcast_int(slot)] * t.strips]
+            rows = [e.at(row, columns) for row in q]
+            later = None if ahead is None else e.at(ahead, offset)
+            integers = t.accumulate(first, rows, e.at(codes, offset), self.steps, later)
+            return add(t, g, slots, [e.to_float(value) for value in integers], sums)
 
+        return e.loop(self.groups, [e.float_vector(0.0)] * len(t.outputs), body)
 
-def make_tile(spec: LinearSpec) -> Any:
-    """tile(left, q, q_stride, record, record_stride, w, scale, shift, bias, y, y_stride, steps, groups) -> rows done.
+    def add_activation(
+        self, t: Tile, g: Value, slots: list[Value], values: list[Value], sums: list[Value]
+    ) -> list[Value]:
+        """One scale per weight row, one per group of activations."""
+        e = self.e
+        factors = [e.broadcast_float(e.at(slot, self.plane)) for slot in slots]
+        return [e.fma(value, factors[m], s) for (m, _), value, s in zip(t.outputs, values, sums, strict=True)]
 
-    Multiplies as many rows as the largest tile not above `left` (at least 1 must be left) with one panel and stores
-    y = product + bias. `steps` counts STEP columns a group. Order of the floating operations of a row: groups
-    ascending, whatever the tile, so that a row's result does not depend on its neighbours.
-    """
-    level = level_named(spec.level)
-    sizes = level.row_tiles if spec.kind == "row" else level.group_tiles
-    emit = {"row": _emit_row, "activation": _emit_activation, "group": _emit_group}[spec.kind]
-
-    @kernel(level, 13, types.int64)
-    def tile(e: Emitter, left: Value, *arguments: Value) -> Value:
-        b = e.b
-        done = b.append_basic_block("tile_done")
-        results = []
-        for size in sizes:
-            if size > 1:
-                here, other = b.append_basic_block(f"tile{size}"), b.append_basic_block("smaller")
-                b.cbranch(b.icmp_signed(">=", left, left.type(size)), here, other)
-                b.position_at_end(here)
-            emit(_Tile(e, spec, size), *arguments)
-            results.append((size, b.block))
-            b.branch(done)
-            if size > 1:
-                b.position_at_end(other)
-        b.position_at_end(done)
-        rows = b.phi(left.type)
-        for size, block in results:
-            rows.add_incoming(left.type(size), block)
-        return rows
-
-    return tile
-
-
-@dataclass
-class _Operands:
-    """Addresses of one tile: rows of q, their records, and the panel's tensors."""
-
-    q: list[Value]
-    start: list[Value]
-    scale: list[Value]
-    weighted: list[Value]
-    total: list[Value]
-    y: list[Value]
-
-
-def _operands(
-    t: _Tile, q: Value, q_stride: Value, record: Value, stride: Value, y: Value, y_stride: Value, groups: Value
-) -> _Operands:
-    e = t.e
-    plane = e.times(groups, 4)
-    records = [e.at(record, e.times(stride, m)) for m in range(t.rows)]
-    return _Operands(
-        q=[e.opaque(e.at(q, e.times(q_stride, m))) for m in range(t.rows)],
-        start=records,
-        scale=[e.at(r, plane) for r in records],
-        weighted=[e.at(r, plane, plane) for r in records],
-        total=[e.at(r, e.times(plane, 3)) for r in records],
-        y=[e.at(y, e.times(y_stride, m)) for m in range(t.rows)],
-    )
-
-
-def _finish(t: _Tile, sums: list[Value], o: _Operands, bias: Value, shift: Value | None) -> None:
-    """Store sums + bias, plus total * shift where the shift is per row."""
-    e = t.e
-    biases = [e.load_floats(e.at(bias, v * t.vector)) for v in range(t.strips)]
-    if shift is not None:
-        shifts = [e.load_floats(e.at(shift, v * t.vector)) for v in range(t.strips)]
-        totals = [e.broadcast_float(total) for total in o.total]
-    for (m, v), value in zip(t.outputs(), sums, strict=True):
-        offset = biases[v] if shift is None else e.fma(totals[m], shifts[v], biases[v])
-        e.store(e.at(o.y[m], v * t.vector), e.b.fadd(value, offset))
-
-
-def _emit_row(
-    t: _Tile, q: Value, q_stride: Value, record: Value, record_stride: Value, w: Value, scale: Value, shift: Value,
-    bias: Value, y: Value, y_stride: Value, steps: Value, groups: Value,
-) -> None:  # fmt: skip
-    """One scale per weight row and one per activation row: a single integer sum over all columns."""
-    e = t.e
-    o = _operands(t, q, q_stride, record, record_stride, y, y_stride, groups)
-    sums = t.accumulate([e.broadcast_int(start) for start in o.start], o.q, w, steps)
-    scales = [e.load_floats(e.at(scale, v * t.vector)) for v in range(t.strips)]
-    factors = [e.broadcast_float(address) for address in o.scale]
-    products = [
-        e.b.fmul(e.to_float(total), e.b.fmul(scales[v], factors[m]))
-        for (m, v), total in zip(t.outputs(), sums, strict=True)
-    ]
-    _finish(t, products, o, bias, shift if t.spec.shifted else None)
-
-
-def _over_groups(
-    t: _Tile,
-    o: _Operands,
-    w: Value,
-    steps: Value,
-    groups: Value,
-    add: Callable[[Value, list[Value], list[Value]], list[Value]],
-) -> list[Value]:
-    """Loop over groups; `add(group, integer sums, floating sums)` gives the new floating sums."""
-    e = t.e
-    group_bytes = e.times(steps, STEP // (4 * t.per) * t.strips * t.vector)
-    group_columns = e.times(steps, STEP)
-
-    def body(g: Value, sums: list[Value]) -> list[Value]:
-        starts = [e.broadcast_int(e.at(start, e.times(g, 4))) for start in o.start]
-        columns = e.b.mul(g, group_columns)
-        integers = t.accumulate(starts, [e.at(row, columns) for row in o.q], e.at(w, e.b.mul(g, group_bytes)), steps)
-        return add(g, integers, sums)
-
-    return e.loop(groups, [e.float_vector(0.0)] * (t.rows * t.strips), body)
-
-
-def _emit_activation(
-    t: _Tile, q: Value, q_stride: Value, record: Value, record_stride: Value, w: Value, scale: Value, shift: Value,
-    bias: Value, y: Value, y_stride: Value, steps: Value, groups: Value,
-) -> None:  # fmt: skip
-    """One scale per weight row, one per group of activations."""
-    e = t.e
-    o = _operands(t, q, q_stride, record, record_stride, y, y_stride, groups)
-
-    def add(g: Value, integers: list[Value], sums: list[Value]) -> list[Value]:
-        factors = [e.broadcast_float(e.at(address, e.times(g, 4))) for address in o.scale]
-        return [e.fma(e.to_float(i), factors[m], s) for (m, _), i, s in zip(t.outputs(), integers, sums, strict=True)]
-
-    sums = _over_groups(t, o, w, steps, groups, add)
-    scales = [e.load_floats(e.at(scale, v * t.vector)) for v in range(t.strips)]
-    products = [e.b.fmul(total, scales[v]) for (_, v), total in zip(t.outputs(), sums, strict=True)]
-    _finish(t, products, o, bias, shift if t.spec.shifted else None)
-
-
-def _emit_group(
-    t: _Tile, q: Value, q_stride: Value, record: Value, record_stride: Value, w: Value, scale: Value, shift: Value,
-    bias: Value, y: Value, y_stride: Value, steps: Value, groups: Value,
-) -> None:  # fmt: skip
-    """One scale per group of weights and per group of activations (a row-wise activation scale is repeated)."""
-    e = t.e
-    o = _operands(t, q, q_stride, record, record_stride, y, y_stride, groups)
-    panel = t.strips * t.vector
-
-    def per_group(base: Value, g: Value) -> list[Value]:
-        return [e.load_floats(e.at(base, e.times(g, panel), v * t.vector)) for v in range(t.strips)]
-
-    def add(g: Value, integers: list[Value], sums: list[Value]) -> list[Value]:
-        scales = per_group(scale, g)
-        factors = [e.broadcast_float(e.at(address, e.times(g, 4))) for address in o.scale]
+    def add_group(self, t: Tile, g: Value, slots: list[Value], values: list[Value], sums: list[Value]) -> list[Value]:
+        """One scale per group of weights and per group of activations (a row-wise activation scale is repeated)."""
+        e = self.e
+        line = e.times(g, t.strips * self.vector)
+        scales = self.vectors(e.at(self.scale, line))
+        factors = [e.broadcast_float(e.at(slot, self.plane)) for slot in slots]
         new = [
-            e.fma(e.b.fmul(e.to_float(i), factors[m]), scales[v], s)
-            for (m, v), i, s in zip(t.outputs(), integers, sums, strict=True)
+            e.fma(e.b.fmul(value, factors[m]), scales[v], s)
+            for (m, v), value, s in zip(t.outputs, values, sums, strict=True)
         ]
-        if t.spec.shifted:
-            shifts = per_group(shift, g)
-            weighted = [e.broadcast_float(e.at(address, e.times(g, 4))) for address in o.weighted]
-            new = [e.fma(weighted[m], shifts[v], s) for (m, v), s in zip(t.outputs(), new, strict=True)]
+        if self.spec.shifted:
+            shifts = self.vectors(e.at(self.shift, line))
+            weighted = [e.broadcast_float(e.at(slot, self.plane, self.plane)) for slot in slots]
+            new = [e.fma(weighted[m], shifts[v], s) for (m, v), s in zip(t.outputs, new, strict=True)]
         return new
 
-    _finish(t, _over_groups(t, o, w, steps, groups, add), o, bias, None)
+    def finished(self, t: Tile, records: list[Value], sums: list[Value]) -> list[Value]:
+        """The sums scaled where that is left to do, plus the bias, plus total * shift where the shift is per row."""
+        e = self.e
+        biases = self.vectors(self.bias)
+        if self.spec.kind == "group":
+            return [e.b.fadd(value, biases[v]) for (_, v), value in zip(t.outputs, sums, strict=True)]
+        scales = self.vectors(self.scale)
+        offsets = [biases[v] for _, v in t.outputs]
+        if self.spec.shifted:
+            shifts = self.vectors(self.shift)
+            totals = [e.broadcast_float(e.at(r, e.times(self.plane, 3))) for r in records]
+            offsets = [e.fma(totals[m], shifts[v], biases[v]) for m, v in t.outputs]
+        if self.spec.kind == "row":
+            factors = [e.broadcast_float(e.at(r, self.plane)) for r in records]
+            sums = [e.b.fmul(e.to_float(value), factors[m]) for (m, _), value in zip(t.outputs, sums, strict=True)]
+        return [e.fma(s, scales[v], o) for (_, v), s, o in zip(t.outputs, sums, offsets, strict=True)]
+
+    def vectors(self, address: Value) -> list[Value]:
+        """A panel of floats."""
+        return [self.e.load_floats(self.e.at(address, v * self.vector)) for v in range(self.e.level.strips)]
+
+
+def make_panel(spec: LinearSpec) -> Callable[..., Any]:
+    """panel(count, q, q_stride, record, record_stride, w, scale, shift, bias, y, y_stride, steps, groups, work).
+
+    y = product + bias for `count` rows and the outputs of one panel. `steps` counts STEP columns a group; `work` has
+    `panel_work` bytes.
+    """
+
+    @kernel(level_named(spec.level), 14)
+    def panel(e: Emitter, count: Value, *arguments: Value) -> None:
+        _Panel(e, spec, arguments).emit(count)
+
+    return panel  # type: ignore[no-any-return]

@@ -143,7 +143,7 @@ def quantized_embedding(
         [embedding_step(level, layout, places.numel(), places.data_ptr(), weights, y.data_ptr(), wrong.data_ptr())],
     )
     if int(wrong):
-        refuse_index(int(places.flatten()[int(wrong) - 1]), rows)
+        refuse_index(int(wrong), rows)
     return y
 
 

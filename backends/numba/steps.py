@@ -20,6 +20,7 @@ from tersor.backends.numba.build import (
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import Layout, ceil_to
+from tersor.backends.numba.microkernels import panel_work
 from tersor.backends.numba.native.pool import Workspace, execute
 from tersor.backends.numba.native.values import Operand
 from tersor.backends.numba.quantiser import record_bytes
@@ -81,7 +82,8 @@ def multiply_step(
     units = -(-rows // block) * -(-layout.rows // panel)
     cost = block * panel * layout.padded / 200
     kernel = multiply_kernel(level, layout)
-    return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, 4 * panel * block)
+    work = 4 * panel * block + panel_work(level_named(level), layout)
+    return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, work)
 
 
 def norm_step(

@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+import torch
+
 from tersor.backends.numba.build import binary_kernel, copy_kernel, unary_kernel
 from tersor.backends.numba.elementwise import Binary, Unary
 from tersor.backends.numba.native.values import Operand, Value
 from tersor.backends.numba.steps import Step
-from tersor.compiler.errors import CompilerBug
 
 _BLOCK = 4096  # floats of an elementwise block
 
 
-def copy_step(level: str, source: Value, target: Value) -> Step:
-    """Copy up to four dimensions of floats (more, where neighbours can be taken as one) into a dense tensor."""
+def copy_step(level: str, source: Value, target: Value) -> Step | None:
+    """Copy float32 into a dense tensor; None for another type, or more than four dimensions (neighbours that step
+    evenly count as one).
+    """
     sizes, strides = _merged(source)
-    if len(sizes) > 4:
-        raise CompilerBug(f"a copy of {len(sizes)} dimensions")
+    if len(sizes) > 4 or source.dtype is not torch.float32:
+        return None
     sizes, strides = [1] * (4 - len(sizes)) + sizes, [0] * (4 - len(strides)) + strides
     rows = (sizes[2], 4 * strides[2], sizes[1], 4 * strides[1], 4 * strides[0])
     operands = (target.ref, source.ref, sizes[3], 4 * strides[3], *rows)

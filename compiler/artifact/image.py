@@ -1,15 +1,11 @@
-"""An artifact in memory: the exact bytes of every file that loading reads.
-
-graph.json           the graph, its leaf modules, how it is called, how each weight is stored
-weights.safetensors  the arrays of the stores, bit-packed, and the buffers
-manifest.json        format, and size and SHA-256 of the other two
-"""
+"""An artifact in memory: the exact bytes of every file that loading reads."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import safetensors.torch
@@ -17,16 +13,26 @@ from torch import Tensor, fx
 
 from tersor.compiler.artifact.graph import graph_to_json
 from tersor.compiler.artifact.leaves import OPAQUE, describe, opaque_leaves
+from tersor.compiler.artifact.names import files_of
 from tersor.compiler.install import Held
 from tersor.compiler.signature import Signature
 from tersor.compiler.stores import Store
 from tersor.compiler.stores.base import join
 
-FORMAT = 1
-MANIFEST, GRAPH, WEIGHTS = "manifest.json", "graph.json", "weights.safetensors"
 BUFFER_PREFIX = "buffer:"
 
-Image = Mapping[str, bytes]
+
+@dataclass(frozen=True)
+class Image:
+    """The contents of the two data files; the manifest follows from them."""
+
+    graph: bytes
+    weights: bytes
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """The files by name, the manifest last."""
+        return files_of(self.graph, self.weights)
 
 
 def compact(data: Any) -> bytes:
@@ -66,11 +72,9 @@ def image(module: fx.GraphModule, signature: Signature, held: Held, stores: Mapp
         "stores": {name: store.spec() for name, store in stores.items()},
         "buffers": list(constants),
     }
-    files = {GRAPH: compact(graph), WEIGHTS: safetensors.torch.save(arrays)}
-    checks = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    return {MANIFEST: compact({"format": FORMAT, "files": checks}), **files}
+    return Image(compact(graph), safetensors.torch.save(arrays))
 
 
 def size_of(files: Image) -> int:
     """What the `size` budget counts."""
-    return sum(len(data) for data in files.values())
+    return sum(len(data) for data in files.files.values())

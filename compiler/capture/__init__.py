@@ -13,14 +13,14 @@ from torch import Tensor, fx, nn
 
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.capture import opaque as opaque_leaves
-from tersor.compiler.capture.export import check_dynamic, check_names, export, plain_config, stretched
+from tersor.compiler.capture.export import check_dynamic, check_names, check_states, export, plain_config, stretched
 from tersor.compiler.capture.flatten import flatten
 from tersor.compiler.capture.indices import find_limits, index_values, with_values
 from tersor.compiler.capture.lift import Lifted, lift
 from tersor.compiler.capture.normalise import normalise
 from tersor.compiler.capture.paths import parameter_names
 from tersor.compiler.capture.sites import find_sites
-from tersor.compiler.equality import disagreement, resized
+from tersor.compiler.equality import SHAPES, disagreement, resized
 from tersor.compiler.errors import CaptureError
 from tersor.compiler.program import Program, verify_graph
 from tersor.compiler.roles.annotate import Annotated
@@ -59,7 +59,7 @@ def capture(
     compares the graph with the model at several shapes, in eval mode exactly and in train mode under one seed.
     `roles` overrides inferred roles by path glob. Raises CaptureError with the cause and what to try.
     """
-    inputs = _checked_example(example)
+    inputs = _checked_example(model, example)
     check_names(model)
     if copy:
         model = copying.deepcopy(model)
@@ -76,14 +76,22 @@ def capture(
     return Program(graphs.lifted.module, graphs.raw, signature, sites, inputs, notes)
 
 
-def _checked_example(example: Mapping[str, Any]) -> dict[str, Tensor]:
+def _checked_example(model: nn.Module, example: Mapping[str, Any]) -> dict[str, Tensor]:
     given = {name: value for name, value in example.items() if value is not None}
+    groups = [name for name, value in given.items() if isinstance(value, tuple | list | dict)]
+    if groups:
+        raise CaptureError(
+            f"the example holds tensors in groups: {', '.join(groups)}; captured models take each tensor as an "
+            f"argument of its own: give `forward` one parameter for each, as in forward(tokens, h, c)"
+        )
     wrong = [name for name, value in given.items() if not isinstance(value, Tensor)]
     if wrong:
         raise CaptureError(f"the example holds something else than tensors: {', '.join(wrong)}; fix such options first")
     if not given:
         raise CaptureError("the example is empty; give the keyword arguments of one forward call")
-    return stretched(given)
+    check_states(model, given)
+    # One tensor given for two arguments would be traced as one input.
+    return {name: tensor.clone() for name, tensor in stretched(given).items()}
 
 
 def _faithful(
@@ -135,7 +143,8 @@ def _with_true_defaults(model: nn.Module, graphs: _Graphs, example: Mapping[str,
     for given in graphs.signature.inputs:
         if given.default is not None:
             rest = {name: value for name, value in example.items() if name != given.name}
-            if disagreement(ours, model.eval(), rest, graphs.signature.limits) is not None:
+            # The graph itself has been checked at every shape; what a default stands for does not depend on it.
+            if disagreement(ours, model.eval(), rest, graphs.signature.limits, shapes=SHAPES[:1]) is not None:
                 given = replace(given, default=None)
         inputs.append(given)
     return replace(graphs.signature, inputs=tuple(inputs))

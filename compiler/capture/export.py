@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
-from tersor.compiler.capture.rnn import shapes_only
 from tersor.compiler.errors import CaptureError
+from tersor.compiler.recurrence import shapes_only
 
 _CONFIG = {"use_cache": False, "return_dict": True}
 _REMEDY = (
@@ -68,6 +68,26 @@ def check_names(model: nn.Module) -> None:
             raise CaptureError(
                 f"the attribute `{path}` of {type(model).__name__} cannot be captured: Python keywords, double quotes, "
                 f"backslashes and line ends may not stand in its path; rename it"
+            )
+
+
+def check_states(model: nn.Module, example: Mapping[str, Tensor]) -> None:
+    """The first dimension of an input may vary, which the number of layers in a recurrent state cannot."""
+    layers: dict[tuple[int, ...], str] = {
+        (m.num_layers * (1 + m.bidirectional), width): name or type(m).__name__
+        for name, m in model.named_modules()
+        if isinstance(m, nn.RNNBase)
+        for width in (m.hidden_size, m.proj_size or m.hidden_size)
+    }
+    for name, tensor in example.items():
+        shape = tuple(tensor.shape)
+        others = {tuple(t.shape[:2]) for t in example.values() if tuple(t.shape) != shape}
+        stands_alone = shape[:2] not in others and any(shape[1] in sizes for sizes in others if len(shape) == 3)
+        if stands_alone and tensor.dtype.is_floating_point and shape[::2] in layers:
+            raise CaptureError(
+                f"input {name!r} of shape {shape} is a state of {layers[shape[::2]]}, (layers, batch, width), but the "
+                f"first dimension of an input must be the batch: let `forward` take it as (batch, layers * width) and "
+                f"turn it there: {name}.view(-1, {shape[0]}, {shape[2]}).transpose(0, 1).contiguous()"
             )
 
 

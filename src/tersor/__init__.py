@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from tersor.policies import Policy
     from tersor.report import Report
     from tersor.result import Result
+    from tersor.searching import Found, search
 
 __all__ = [
     "ArtifactError",
     "BudgetError",
     "CaptureError",
+    "Found",
     "Plan",
     "Policy",
     "PolicyError",
@@ -48,6 +50,7 @@ __all__ = [
     "load",
     "methods",
     "plan",
+    "search",
     "sites",
 ]
 
@@ -62,6 +65,8 @@ _WHERE = {
     "Policy": "tersor.policies",
     "Report": "tersor.report",
     "Result": "tersor.result",
+    "Found": "tersor.searching",
+    "search": "tersor.searching",
     "Site": "tersor.compiler.site",
     "methods": "tersor.catalogue",
 }

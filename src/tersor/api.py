@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,20 @@ from tersor.batches import Batch, blame, check_inputs, plain_batches, split
 from tersor.compiler import pipeline
 from tersor.compiler import policy as model_policy
 from tersor.compiler.artifact.load import load as load_artifact
+from tersor.compiler.budget import Limit
 from tersor.compiler.callable import CompiledModule
-from tersor.compiler.errors import RequestError
+from tersor.compiler.errors import CompilerBug, RequestError
+from tersor.compiler.loop import Contender
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.signal import SIGNALS, SignalName, signal_of
 from tersor.compiler.pipeline import Planned
-from tersor.compiler.plan import Plan
+from tersor.compiler.plan import Foreseen, Plan
 from tersor.compiler.program import Program
+from tersor.compiler.report import held
 from tersor.compiler.rewrite import held_by
 from tersor.compiler.site import Site
 from tersor.fidelity import Fidelity, fidelity
+from tersor.optimise import Settings, optimiser, shortfall, summed
 from tersor.original import captured
 from tersor.passes import METHODS
 from tersor.policies import Policy, as_policy
@@ -42,6 +48,7 @@ def compile(
     opaque: Sequence[str] = (),
     roles: Mapping[str, str] | None = None,
     backend: BackendName = "auto",
+    metric: Callable[[nn.Module], Any] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Compress a model as the policy says, and measure what became of it. The model itself is left as it was.
@@ -49,7 +56,8 @@ def compile(
     `example` are keyword arguments of one `forward` call, `data` batches of them: every tenth batch judges the result,
     the others calibrate. Without data choices are judged by the error of the weights. `signal` says what of the
     outputs must stay (default: found from the model), `opaque` names submodules to keep as they are, `roles` overrides
-    roles by path glob; `progress(stage, done, total)` is called now and then.
+    roles by path glob; `metric` is the function of a budget on `metric` that names none: it takes the module and
+    returns a number, larger is better. `progress(stage, done, total)` is called now and then.
 
     Raises PolicyError, RequestError, CaptureError; PolicyError with exit code 3 for a budget that cannot be met.
     """
@@ -58,7 +66,8 @@ def compile(
     batches = None if data is None else plain_batches(data)
     calibration, held_out = (None, []) if batches is None else split(batches)
     program = captured(model, example, opaque=opaque, roles=roles)
-    return build(program, rules, calibration, held_out, signal=signal, backend=backend, progress=progress)
+    settings = Settings(signal, backend, metric, progress)
+    return build(program, rules, calibration, held_out, settings)
 
 
 def plan(
@@ -114,9 +123,21 @@ def planned(
     signal: SignalName | None = None,
     progress: Progress | None = None,
 ) -> Planned:
-    """The plan of a captured program."""
-    with _data_errors(program, calibration or ()):
-        return pipeline.plan(program, policy, METHODS, calibration, signal=signal, progress=progress)
+    """The plan of a captured program; for budgets on more than size, one artifact is measured on the way."""
+    with data_errors(program, calibration or ()):
+        if not summed(policy):
+            return pipeline.plan(program, policy, METHODS, calibration, signal=signal, progress=progress)
+        asked = optimiser(program, policy, calibration, Settings(signal, progress=progress))
+        loop = asked.loop()
+        settled = loop.run(rounds=1)
+        found = loop.plan()
+        if isinstance(found, pipeline.Unsolved):
+            raise shortfall(asked, replace(settled, why=found.why)) or CompilerBug("a plan was lost")
+    expected = loop.predicted(found)
+    limits = tuple(
+        Foreseen(x.name, x.limit, expected.get(x.name), x.foreseen(expected.get(x.name))) for x in asked.limits
+    )
+    return replace(found, plan=replace(found.plan, budgets=limits))
 
 
 def build(
@@ -124,35 +145,68 @@ def build(
     policy: Policy,
     calibration: Sequence[Batch] | None,
     held_out: Sequence[Batch],
+    settings: Settings,
     *,
-    signal: SignalName | None = None,
-    backend: BackendName = "auto",
-    progress: Progress | None = None,
+    fingerprint: str = "",
+    keep: Callable[[Result], object] = lambda result: None,
+) -> Result:
+    """The result of a captured program: plan, rewrite, lower, measure, and so on until every budget holds.
+
+    `keep` is called with every result that is the best so far (without the fingerprint, which says that nothing more
+    is to be done). PolicyError with exit code 3 where a budget is missed in the end.
+    """
+    finish = partial(carried_out, program, policy, calibration, held_out, settings)
+    with data_errors(program, calibration or ()):
+        asked = optimiser(program, policy, calibration, settings)
+        if not summed(policy):
+            return finish(pipeline.planned(asked.prepared), fingerprint=fingerprint)
+        settled = asked.loop(lambda contender: keep(finish(contender.planned, asked.limits, contender))).run()
+        problem = shortfall(asked, settled)
+        if problem is not None:
+            raise problem
+        best = settled.best
+        return finish(best.planned, asked.limits, best, fingerprint=fingerprint)
+
+
+def carried_out(
+    program: Program,
+    policy: Policy,
+    calibration: Sequence[Batch] | None,
+    held_out: Sequence[Batch],
+    settings: Settings,
+    found: Planned,
+    limits: Sequence[Limit] = (),
+    contender: Contender | None = None,
     fingerprint: str = "",
 ) -> Result:
-    """The result of a captured program: plan, rewrite, lower, measure."""
-    found = planned(program, policy, calibration, signal, progress)
+    """A plan carried out and compared with the original."""
     rewritten, trace = pipeline.carry_out(program, found)
     reference = CompiledModule(rewritten, program.signature).eval()
-    lowered, placed = backends.apply(rewritten, backend)
+    lowered, placed = backends.apply(rewritten, settings.backend)
     module = reference if lowered is rewritten else CompiledModule(lowered, program.signature).eval()
-    name = signal or signal_of(program).name
+    name = settings.signal or signal_of(program).name
     measured: Fidelity | None = None
     if calibration is not None:
         on = "held-out data" if held_out else "the calibration data: there is too little to hold any out"
-        with _data_errors(program, held_out):
+        with data_errors(program, held_out):
             measured = fidelity(name, program.callable().eval(), module, held_out or calibration, on)
     p = found.plan
-    report = Report(
-        p.original_bytes, p.bytes, p.budget, p.damage, p.bound, p.unit, p.calibrated, name, placed, measured, p.notes
+    budgets = (
+        ()
+        if contender is None
+        else tuple(held(limit, contender.predicted.get(limit.name), contender.measured[limit.name]) for limit in limits)
     )
+    report = Report(
+        p.original_bytes, p.bytes, p.budget, p.damage, p.bound, p.unit, p.calibrated, name, placed, measured, p.notes,
+        budgets,
+    )  # fmt: skip
     return Result(
         module, reference, p, report, trace, policy, found, held_by(program), dict(program.example), fingerprint
     )
 
 
 @contextmanager
-def _data_errors(program: Program, batches: Sequence[Batch]) -> Iterator[None]:
+def data_errors(program: Program, batches: Sequence[Batch]) -> Iterator[None]:
     """Tell data that does not fit the model from a bug of ours."""
     module = program.callable().eval()
     check_inputs(module, batches)

@@ -23,10 +23,10 @@ from tersor.compiler.callable import CompiledModule
 from tersor.compiler.equality import resized
 from tersor.compiler.errors import RequestError
 from tersor.compiler.signature import Limit
-from tersor.data import read_data
+from tersor.data import MAX_TOKENS, read_data
 from tersor.fidelity import Fidelity, fidelity
 from tersor.models import Model, has_tokenizer, read_model, read_tokenizer
-from tersor.saved import saved_example, saved_report
+from tersor.saved import calibrated_on, saved_example, saved_report
 
 SECONDS, LEAST, MOST = 1.0, 5, 200
 
@@ -66,6 +66,7 @@ def bench(
     data: str | None = None,
     *,
     columns: Sequence[str] = (),
+    max_tokens: int = MAX_TOKENS,
     batch: int = 1,
     tokens: Sequence[int] = (16, 128),
     threads: int = 1,
@@ -73,6 +74,8 @@ def bench(
 ) -> Bench:
     """Measure an artifact; `against` (a MODEL argument) measures the original beside it. Raises RequestError."""
     backends.check_backend(backend)
+    if columns and data is None:
+        raise RequestError("--columns names columns of --data, which is not given")
     loaded = load(folder)
     reference = CompiledModule(loaded.module, loaded.signature).eval()
     graph, _ = backends.apply(loaded.module, backend)
@@ -91,8 +94,11 @@ def bench(
     batches: Sequence[Mapping[str, Tensor]] = [example]
     on = "the example inputs only: no --data"
     if data is not None:
-        found = read_data(data, _tokenising(folder, reference, original), columns)
-        batches, on = [*found.calibration, *found.held_out], f"all of {Path(data).name}"
+        found = read_data(data, _tokenising(folder, reference, original), columns, max_tokens)
+        batches, on = [*found.calibration, *found.held_out], found.read
+        if calibrated_on(folder) == found.source:
+            on += ", calibration text included"
+            notes.append("the artifact was calibrated on most of this data: give other data for an independent figure")
         notes += [n for n in found.notes if "held out" not in n]
     check_inputs(reference, batches)
     sizes = {"compiled": disk_size(folder)}

@@ -213,11 +213,51 @@ def compile_command(
 
 
 @app.command()
+def search(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the artifact; what is measured is kept there.")],
+    data: DataOption = None,
+    size: Annotated[str | None, typer.Option("--size", help="A budget on size: 12MB, 20%.")] = None,
+    latency: Annotated[
+        list[str] | None,
+        typer.Option("--latency", help="A budget on latency: 8ms, '8ms at batch = 1, tokens = 128'; may be repeated."),
+    ] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="A budget on peak memory: 200MiB.")] = None,
+    minimize: Annotated[str, typer.Option("--minimize", help="damage, size or latency (default: damage).")] = "",
+    policy: Annotated[Path | None, typer.Option("--policy", help="What may be done (default: by the model).")] = None,
+    columns: ColumnsOption = None,
+    max_tokens: TokensOption = 128,
+    signal: SignalOption = None,
+    backend: BackendOption = "auto",
+    time: Annotated[str | None, typer.Option("--time", help="How long it may take: 90s, 10m, 1h.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find a policy: the best artifact within the budgets, and the Pareto front."""
+    from tersor.jobs import Search, seconds_of
+    from tersor.searching import budgets, summary
+
+    asked = budgets(size, latency, memory, minimize)
+    limit = seconds_of(time)
+    with progress() as shown:
+        found = Search.read(model, policy, asked, data, columns, max_tokens, signal, out).run(
+            out, backend, limit, shown
+        )
+    if found.missed is not None:
+        raise found.missed
+    if json:
+        print_json({"out": str(out), **found.report.to_json()})
+        return
+    for line in summary(found):
+        typer.echo(line)
+
+
+@app.command()
 def bench(
     folder: FolderArgument,
     against: Annotated[str | None, typer.Option("--against", metavar="MODEL", help="The original.")] = None,
     data: DataOption = None,
     columns: ColumnsOption = None,
+    max_tokens: TokensOption = 128,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples per call.")] = 1,
     tokens: Annotated[str, typer.Option("--tokens", help="Lengths, separated by commas.")] = "16,128",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
@@ -229,8 +269,8 @@ def bench(
     from tersor.bench import bench as measure
 
     found = measure(
-        folder, against, data, columns=jobs.names(columns), batch=batch, tokens=jobs.lengths(tokens), threads=threads,
-        backend=jobs.backend_named(backend),
+        folder, against, data, columns=jobs.names(columns), max_tokens=max_tokens, batch=batch,
+        tokens=jobs.lengths(tokens), threads=threads, backend=jobs.backend_named(backend),
     )  # fmt: skip
     if json:
         print_json(found.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,14 @@ CHARACTERS = 64
 
 @dataclass(frozen=True)
 class Data:
-    """Batches to calibrate with and batches to judge by, and what was left out on the way."""
+    """Batches to calibrate with and batches to judge by, what was read in words, and what was left out on the way.
+
+    `source` tells data sets apart: the SHA-256 of a file, or the name of a function."""
 
     calibration: tuple[Batch, ...]
     held_out: tuple[Batch, ...]
+    read: str
+    source: str
     notes: tuple[str, ...] = ()
 
 
@@ -51,7 +56,10 @@ def read_data(argument: str, model: Model, columns: Sequence[str] = (), max_toke
     held_out = batched([texts[i] for i in sorted(away)], model, tokens)
     if away:
         notes.append(f"{len(away)} of {len(texts)} examples were held out to judge the result")
-    return Data(tuple(calibration), tuple(held_out), tuple(notes))
+    share = "all" if len(texts) == len(examples.texts) else f"{len(texts):,} of the"
+    read = f"{share} {len(examples.texts):,} examples of {path.name}, at most {tokens:,} tokens of each"
+    source = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Data(tuple(calibration), tuple(held_out), read, source, tuple(notes))
 
 
 def _file_and_columns(argument: str) -> tuple[Path, tuple[str, ...]]:
@@ -67,7 +75,7 @@ def _from_function(argument: str) -> Data:
     if not isinstance(returned, Iterable):
         raise RequestError(f"DATA `{argument}` must return batches, not a {type(returned).__name__}")
     calibration, held_out = split(plain_batches(returned))
-    return Data(tuple(calibration), tuple(held_out))
+    return Data(tuple(calibration), tuple(held_out), f"all batches of {argument}", argument)
 
 
 def evenly(examples: Sequence[Texts], most: int, seed: int = 0) -> list[Texts]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -9,16 +10,21 @@ from typing import cast
 from tersor import api, saved
 from tersor.backend import BackendName, check_backend
 from tersor.compiler.errors import RequestError
+from tersor.compiler.loop import Deadline
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.plan import Plan
 from tersor.compiler.program import Program
 from tersor.compiler.supported import check_supported
 from tersor.data import Data, read_data
+from tersor.journal import Journal
 from tersor.models import Model, read_model
+from tersor.optimise import Settings
 from tersor.original import captured
 from tersor.policies import Policy
 from tersor.report import Report
+from tersor.searching import Found, run, with_budgets
+from tersor.spaces import default_space
 
 
 def names(columns: str | None) -> tuple[str, ...]:
@@ -38,6 +44,16 @@ def backend_named(name: str) -> BackendName:
     """The backend of a name."""
     check_backend(name)
     return cast(BackendName, name)
+
+
+def seconds_of(text: str | None) -> float | None:
+    """`90s`, `10m`, `1h` as seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise RequestError(f"--time {text}: write a number of seconds, minutes or hours, such as 90s, 10m or 1h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 @dataclass(frozen=True)
@@ -92,9 +108,67 @@ class Job:
         finished = None if force else saved.finished(out)
         if finished is not None and finished[0] == mark:
             return False, finished[1]
+        record = saved.calibration_record(self.data.source) if self.data else {}
+        extra = {**saved.tokenizer_files(self.model.folder), **record}
+        measured = saved.fingerprint(self.model.module, Policy(), calibration or (), {"signal": self.signal})
+        journal = Journal(out, measured)
         result = api.build(
-            self.program(), self.policy, calibration, held_out,
-            signal=self.signal, backend=kernels, progress=progress, fingerprint=mark,
+            self.program(), self.policy, calibration, held_out, Settings(self.signal, kernels, None, progress, journal),
+            fingerprint=mark, keep=lambda best: best.save(out, extra),
         )  # fmt: skip
-        result.save(out, saved.tokenizer_files(self.model.folder))
+        journal.close()
+        result.save(out, extra)
         return True, result.report
+
+
+@dataclass(frozen=True)
+class Search:
+    """A model, the budgets to meet, a space of choices (None: the default one) and the data to judge by."""
+
+    model: Model
+    space: Policy | None
+    asked: Policy
+    data: Data | None
+    signal: SignalName | None
+
+    @classmethod
+    def read(
+        cls,
+        model: str,
+        policy: Path | None,
+        asked: Policy,
+        data: str | None,
+        columns: str | None,
+        max_tokens: int,
+        signal: str | None,
+        out: Path,
+    ) -> Search:
+        """Read everything, the cheap things first. Raises RequestError and PolicyError."""
+        space = None if policy is None else Policy.read(policy)
+        check_supported(asked)
+        api.check_names(signal, "auto")
+        saved.check_out(out)
+        if columns and data is None:
+            raise RequestError("--columns names columns of --data, which is not given")
+        given = read_model(model)
+        examples = None if data is None else read_data(data, given, names(columns), max_tokens)
+        return cls(given, space, asked, examples, cast("SignalName | None", signal))
+
+    def run(self, out: Path, backend: str, seconds: float | None, progress: Progress | None) -> Found:
+        """Search, with the journal and the best artifact so far in `out`."""
+        deadline, kernels = Deadline(seconds), backend_named(backend)
+        calibration, held_out = (self.data.calibration, self.data.held_out) if self.data else (None, ())
+        record = saved.calibration_record(self.data.source) if self.data else {}
+        extra = {**saved.tokenizer_files(self.model.folder), **record}
+        mark = saved.fingerprint(self.model.module, Policy(), calibration or (), {"signal": self.signal})
+        journal = Journal(out, mark)
+        settings = Settings(self.signal, kernels, None, progress, journal, deadline=deadline)
+        notes = (*self.model.notes, *(self.data.notes if self.data else ()))
+        program = captured(self.model.module, self.model.example)
+        program = replace(program, notes=(*notes, *program.notes))
+        policy = with_budgets(self.space or default_space(program, calibration is not None), self.asked)
+        name = Path(self.model.name).name
+        found = run(program, policy, calibration, held_out, settings, name, lambda best: best.save(out, extra))
+        journal.close()
+        found.save(out, extra)
+        return found

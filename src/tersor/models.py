@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ def read_model(argument: str) -> Model:
     )
 
 
-def call(argument: str, what: str) -> Any:
-    """What `package.module:function` returns; modules are found from the current folder too. Raises RequestError."""
+def imported(argument: str, what: str) -> Callable[..., Any]:
+    """The function `package.module:function`; modules are found from the current folder too. Raises RequestError."""
     module, _, name = argument.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -72,17 +72,24 @@ def call(argument: str, what: str) -> Any:
     except ModuleNotFoundError as problem:
         raise RequestError(f"{what} `{argument}` cannot be imported: {problem}") from None
     except Exception as problem:  # noqa: BLE001 - the user's module may raise anything
-        raise RequestError(f"{what} `{argument}`: importing {module} raised {_told(problem)}") from None
-    function = getattr(found, name, None)
+        raise RequestError(f"{what} `{argument}`: importing {module} raised {told(problem)}") from None
+    function: Callable[..., Any] | None = getattr(found, name, None)
     if not callable(function):
         raise RequestError(f"{what} `{argument}`: {module} has no function {name}")
+    return function
+
+
+def call(argument: str, what: str) -> Any:
+    """What `package.module:function` returns. Raises RequestError."""
+    function = imported(argument, what)
     try:
         return function()
     except Exception as problem:  # noqa: BLE001 - so may the user's function
-        raise RequestError(f"{what} `{argument}` raised {_told(problem)}") from None
+        raise RequestError(f"{what} `{argument}` raised {told(problem)}") from None
 
 
-def _told(problem: Exception) -> str:
+def told(problem: Exception) -> str:
+    """An exception of the user's code with the place it was raised at."""
     frames = traceback.extract_tb(problem.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(problem).__name__}: {problem}{place}"

@@ -158,6 +158,8 @@ def print_shown(shown: Shown) -> None:
     rows = [(h.path, h.role, _shape(h.shape), h.choice, h.stored, _bytes(h.bytes)) for h in shown.held]
     out.print(table("", ("path", "role", "shape", "choice", "stored as", "bytes"), rows, right=("bytes",)))
     out.print(table("", ("file", "bytes"), list(shown.files.items()), right=("bytes",)))
+    for note in shown.notes:
+        out.print(f"note: {note}")
 
 
 def print_bench(bench: Bench) -> None:

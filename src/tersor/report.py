@@ -9,6 +9,7 @@ from typing import Any
 
 from tersor.backend import Placed
 from tersor.compiler.measure.signal import SignalName
+from tersor.compiler.report import Held
 from tersor.compiler.units import bytes_text
 from tersor.fidelity import Fidelity
 
@@ -31,6 +32,7 @@ class Report:
     placed: tuple[Placed, ...]
     fidelity: Fidelity | None
     notes: tuple[str, ...]
+    budgets: tuple[Held, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -38,13 +40,16 @@ class Report:
             "placed": [p.to_json() for p in self.placed],
             "fidelity": self.fidelity.to_json() if self.fidelity else None,
             "notes": list(self.notes),
+            "budgets": [b.to_json() for b in self.budgets],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
         fidelity = Fidelity(**data["fidelity"]) if data["fidelity"] else None
         placed = tuple(Placed(**p) for p in data["placed"])
-        return cls(**{**data, "placed": placed, "fidelity": fidelity, "notes": tuple(data["notes"])})
+        budgets = tuple(Held(**b) for b in data["budgets"])
+        kept = {"placed": placed, "fidelity": fidelity, "notes": tuple(data["notes"]), "budgets": budgets}
+        return cls(**{**data, **kept})
 
     def to_text(self) -> str:
         return "\n".join(self.lines()) + "\n"
@@ -59,6 +64,7 @@ class Report:
             f"at least {self.bound:.4g} within the budget",
             f"fidelity  {self.fidelity.to_text() if self.fidelity else 'not measured: there is no data'}",
         ]
+        lines += [f"{b.name.split()[0]:9} {b.text}" for b in self.budgets if b.name != "size"]
         lines += [f"computed  {line}" for line in self._coverage()]
         return lines + [f"note      {note}" for note in self.notes]
 

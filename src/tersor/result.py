@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tersor.compiler.artifact import files
+from tersor.compiler.artifact.files import disk_size
 from tersor.compiler.artifact.image import image, size_of
 from tersor.compiler.artifact.leaves import opaque_leaves
 from tersor.compiler.artifact.load import load
+from tersor.compiler.artifact.writing import write
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.equality import difference
 from tersor.compiler.errors import CompilerBug, RequestError
@@ -50,8 +52,9 @@ class Result:
 
     def save(self, folder: str | Path, extra: Mapping[str, bytes] = {}) -> Path:
         """Write the artifact, with the weights as they are in `reference` now, rounded to what their disk form holds,
-        and check it: reloaded from disk it must fit the budget and compute the same. `extra` are further files,
-        beside those that loading reads.
+        after checking it: reloaded from disk it must fit the budget and compute the same. Whatever stops this, the
+        folder holds the artifact it held before or the new one. `extra` are further files, beside those that loading
+        reads.
 
         Raises RequestError where the folder cannot be written.
         """
@@ -64,14 +67,10 @@ class Result:
                 f"after training the artifact takes {size_of(written)} bytes, more than the budget of "
                 f"{self.plan.budget:.0f}: compile with a budget a little smaller"
             )
-        files.write(folder, written, {**self._documents(), **extra})
         kept = copy.deepcopy(self.reference)  # trained values are rounded in the artifact, not in the module
         assign(kept.graph_module, self.held, stores)
-        try:
-            self._verify(folder, size_of(written), kept.eval())
-        except CompilerBug:
-            files.disown(folder)
-            raise
+        check = partial(self._verify, expected=size_of(written), kept=kept.eval())
+        write(folder, written.files, {**self._documents(), **extra}, check)
         return folder
 
     def _documents(self) -> dict[str, bytes]:
@@ -86,7 +85,7 @@ class Result:
         }
 
     def _verify(self, folder: Path, expected: int, kept: CompiledModule) -> None:
-        on_disk = files.disk_size(folder)
+        on_disk = disk_size(folder)
         if on_disk != expected:
             raise CompilerBug(f"{folder} takes {on_disk} bytes, {expected} were written")
         loaded = load(folder, opaque_leaves(kept.graph_module))

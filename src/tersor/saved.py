@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from tersor import __version__
 from tersor.batches import Batch
-from tersor.compiler.artifact.files import read
-from tersor.compiler.artifact.image import MANIFEST
+from tersor.compiler.artifact.files import beside, read
+from tersor.compiler.artifact.names import MANIFEST, STAGING, is_data
 from tersor.compiler.errors import ArtifactError, RequestError
 from tersor.compiler.plan import Plan
+from tersor.journal import is_journal
 from tersor.policies import Policy
 from tersor.report import Report
 from tersor.result import EXAMPLE, PLAN, REPORT
 
+CALIBRATION = "calibration.json"
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja",
@@ -63,22 +65,25 @@ def check_out(folder: Path) -> None:
         raise RequestError(f"--out {folder} is a file, not a folder")
     if not folder.is_dir() or (folder / MANIFEST).is_file():
         return
-    if not all(entry.name.startswith(".writing-") for entry in folder.iterdir()):  # left by a run that was killed
+    left = [entry.name for entry in folder.iterdir()]  # maybe by a run that was killed
+    if not all(name.startswith(STAGING) or is_data(name) or is_journal(name) for name in left):
         raise RequestError(f"--out {folder} is not empty and holds no artifact: name another folder")
 
 
-def _document(path: Path) -> Any:
+def _document(folder: Path, name: str) -> Any:
+    """A document that was written with the artifact of the folder; None where there is none."""
+    path = folder / name
+    if name not in beside(folder) or not path.is_file():
+        return None
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError) as problem:
         raise ArtifactError(f"{path} cannot be read: {problem}") from None
 
 
 def saved_plan(folder: Path) -> tuple[Plan, str] | None:
     """The plan of an artifact and its fingerprint; None where there is none."""
-    data = _document(folder / PLAN)
+    data = _document(folder, PLAN)
     if data is None:
         return None
     try:
@@ -90,7 +95,7 @@ def saved_plan(folder: Path) -> tuple[Plan, str] | None:
 
 def saved_report(folder: Path) -> Report | None:
     """The report of an artifact; None where there is none."""
-    data = _document(folder / REPORT)
+    data = _document(folder, REPORT)
     if data is None:
         return None
     try:
@@ -99,10 +104,21 @@ def saved_report(folder: Path) -> Report | None:
         raise ArtifactError(f"{folder / REPORT} is not a report of this version: {problem!r}") from None
 
 
+def calibration_record(source: str) -> dict[str, bytes]:
+    """The document that says which data an artifact was calibrated on."""
+    return {CALIBRATION: json.dumps({"source": source}).encode()}
+
+
+def calibrated_on(folder: Path) -> str | None:
+    """The source of the data that an artifact was calibrated on; None where it is not recorded."""
+    data = _document(folder, CALIBRATION)
+    return str(data.get("source")) if isinstance(data, dict) else None
+
+
 def saved_example(folder: Path) -> dict[str, Tensor] | None:
     """The example inputs an artifact was made with; None where they are missing."""
     path = folder / EXAMPLE
-    if not path.is_file():
+    if EXAMPLE not in beside(folder) or not path.is_file():
         return None
     try:
         return safetensors.torch.load(path.read_bytes())

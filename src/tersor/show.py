@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tersor.compiler.artifact.files import disk_size
-from tersor.compiler.artifact.image import GRAPH, MANIFEST, WEIGHTS
+from tersor.compiler.artifact.files import disk_size, named
 from tersor.compiler.artifact.load import load
 from tersor.compiler.errors import ArtifactError
 from tersor.compiler.stores import Store
+from tersor.result import PLAN
 from tersor.saved import saved_plan
 
 
@@ -37,6 +37,7 @@ class Shown:
     files: dict[str, int]
     inputs: tuple[str, ...]
     held: tuple[Held, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "checksums": "ok"}
@@ -56,10 +57,12 @@ def show(folder: Path) -> Shown:
         path, role, choice = (p.path, p.role, p.choice) if p else (name, "", "")
         held.append(Held(name, path, role, tuple(store.shape), choice, store_text(store), store.nbytes()))
     sizes = {entry.name: entry.stat().st_size for entry in sorted(folder.iterdir()) if entry.is_file()}
-    first = (MANIFEST, GRAPH, WEIGHTS)
+    first = named(folder)
     files = {n: sizes[n] for n in first} | {n: size for n, size in sizes.items() if n not in first}
     original = saved[0].original_bytes if saved else None
-    return Shown(str(folder), disk_size(folder), original, files, loaded.signature.names, tuple(held))
+    stale = saved is None and PLAN in sizes
+    notes = (f"{PLAN} was not written with this artifact and is not read: compile again",) if stale else ()
+    return Shown(str(folder), disk_size(folder), original, files, loaded.signature.names, tuple(held), notes)
 
 
 def store_text(store: Store) -> str:

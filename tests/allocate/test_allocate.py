@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -65,11 +66,12 @@ def test_equals_trying_everything(choices: Choices, share: float) -> None:
     every = [total(taken) for taken in combinations(choices)]
     least, most = min(b for _, b in every), max(b for _, b in every)
     budget = least - 2 + share * (most - least + 4)
-    found = allocate(choices, budget)
+    found = allocate(choices, {"size": budget})
     within = [(d, b) for d, b in every if b <= budget]
     if not within:
         assert isinstance(found, Infeasible)
-        assert found.smallest == least
+        assert found.quantity == "size"
+        assert found.least == least
         assert sum(c.bytes for c in found.chosen.values()) == least
         assert [c.bytes for c in found.largest] == sorted((c.bytes for c in found.chosen.values()), reverse=True)
         return
@@ -87,25 +89,25 @@ def test_equals_trying_everything(choices: Choices, share: float) -> None:
 
 @given(instances())
 def test_the_least_size_equals_trying_everything(choices: Choices) -> None:
-    found = allocate(choices, None, "size")
+    found = allocate(choices, {}, "size")
     assert isinstance(found, Allocation)
     assert found.bytes == min(b for _, b in map(total, combinations(choices)))
 
 
 @given(instances())
 def test_without_a_budget_the_least_damage_is_taken(choices: Choices) -> None:
-    found = allocate(choices, None)
+    found = allocate(choices, {})
     assert isinstance(found, Allocation)
     assert found.damage <= min(d for d, _ in map(total, combinations(choices))) + SLACK
 
 
 def test_of_equal_damage_the_smaller_wins() -> None:
     single = {"a": [Choice("a", None, 900, 1.0, 0.0), Choice("a", None, 300, 1.0, 0.0)]}
-    found = allocate(single, 1000)
+    found = allocate(single, {"size": 1000})
     assert isinstance(found, Allocation)
     assert found.bytes == 300
     both = {s: [Choice(s, None, 500, 1.0, 0.0), Choice(s, joint(0.5), 200, 1.0, 0.0)] for s in "ab"}
-    found = allocate(both, 2000)
+    found = allocate(both, {"size": 2000})
     assert isinstance(found, Allocation)
     assert found.bytes == 400
 
@@ -114,7 +116,7 @@ def test_bytes_never_buy_damage() -> None:
     """A hundredfold smaller choice is not worth a thousandth more damage."""
     choices = {"a": [Choice("a", None, 10**8, 1.0, 0.0), Choice("a", None, 10**6, 1.001, 0.0)]}
     choices |= {"b": [Choice("b", None, 10**9, 1e-4, 0.0), Choice("b", None, 10, 1.1e-4, 0.0)]}
-    found = allocate(choices, None)
+    found = allocate(choices, {})
     assert isinstance(found, Allocation)
     assert found.damage == pytest.approx(1.0001)
 
@@ -128,7 +130,7 @@ def test_the_budget_holds_to_the_byte(over: int) -> None:
         for i, s in enumerate("abcd")
     }
     budget = 7_000_003 + 7_000_006 + 2 * 3_000_001 + over
-    found = allocate(choices, budget)
+    found = allocate(choices, {"size": budget})
     assert isinstance(found, Allocation)
     assert found.bytes <= budget
     every = [total(taken) for taken in combinations(choices)]
@@ -144,3 +146,55 @@ def test_what_is_left_out_is_never_better(pairs: list[tuple[int, int]]) -> None:
         assert any(f.bytes <= c.bytes and f.damage <= c.damage for f in front)
     for a, b in product(front, front):
         assert a is b or a.bytes > b.bytes or a.damage > b.damage
+
+
+def costs_of(taken: Sequence[Choice], quantity: str) -> float:
+    return sum(c.cost(quantity) for c in taken)
+
+
+@given(instances(), st.data())
+def test_several_limits_equal_trying_everything(choices: Choices, data: st.DataObject) -> None:
+    """Seconds at two shapes and bytes together; what cannot be met says what would do, and that does."""
+    times = st.integers(1, 100).map(float)
+    timed = {
+        site: [replace(c, costs={"short": data.draw(times), "long": data.draw(times)}) for c in found]
+        for site, found in choices.items()
+    }
+    every = combinations(timed)
+    limits = {}
+    for quantity in ("size", "short", "long"):
+        values = sorted(costs_of(taken, quantity) for taken in every)
+        limits[quantity] = values[int(data.draw(st.floats(0, 1)) * (len(values) - 1))] - data.draw(
+            st.sampled_from([0, 1])
+        )
+    within = [taken for taken in every if all(costs_of(taken, q) <= limit for q, limit in limits.items())]
+    found = allocate(timed, limits)
+    if within:
+        assert isinstance(found, Allocation)
+        assert all(found.total(q) <= limit for q, limit in limits.items())
+        best = min(costs_of(taken, "damage") for taken in within)
+        assert best - 1e-9 <= found.damage <= best * (1 + SLACK) + SLACK
+        fastest = allocate(timed, limits, "short")
+        assert isinstance(fastest, Allocation)
+        assert fastest.total("short") == min(costs_of(taken, "short") for taken in within)
+        return
+    assert isinstance(found, Infeasible)
+    others = {q: limit for q, limit in limits.items() if q != found.quantity} if found.conflict else {}
+    fitting = [taken for taken in every if all(costs_of(taken, q) <= limit for q, limit in others.items())]
+    if fitting:
+        assert found.least == min(costs_of(taken, found.quantity) for taken in fitting)
+    for quantity, least in ({found.quantity: found.least} | dict(found.instead)).items():
+        if found.conflict and found.instead:
+            assert isinstance(allocate(timed, limits | {quantity: least}), Allocation)
+
+
+def test_of_equal_damage_and_bytes_the_faster_and_then_the_simpler_wins() -> None:
+    slow, fast = (Choice("a", None, 100, 1.0, 0.0, {"time": t}) for t in (2.0, 1.0))
+    found = allocate({"a": [slow, fast]}, {"time": 5})
+    assert isinstance(found, Allocation)
+    assert found.chosen["a"] is fast
+    step = joint(0.5).steps[0]
+    one, two = (Choice("a", Candidate((step,) * n, (0, n)), 100, 1.0, 0.0) for n in (1, 2))
+    found = allocate({"a": [two, one]}, {})
+    assert isinstance(found, Allocation)
+    assert found.chosen["a"] is one

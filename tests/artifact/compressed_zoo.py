@@ -1,4 +1,4 @@
-"""Rewritten zoo models, the same models with their weights replaced by hand, and inputs of other shapes."""
+"""Rewritten zoo models, and the same models with their weights replaced by hand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import pytest
 import torch
 from tests.captured import captured
-from tests.zoo import VOCAB, ZOO
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from tests.zoo import ZOO
+from torch import fx, nn
 
 from tersor.compiler.candidate import Step, pack
 from tersor.compiler.method import Refusal
@@ -79,22 +78,3 @@ def by_hand(name: str, stores: Mapping[str, Store]) -> nn.Module:
             dense = store.dense().detach()
             own[site].copy_(dense.t() if turned else dense)
     return model
-
-
-def inputs_like(example: Mapping[str, Tensor], batch: int, length: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(batch * 100 + length)
-    made = {}
-    for name in example:
-        size = (batch, max(1, length - 2) if name.startswith("decoder") else length)
-        if name.endswith("attention_mask"):
-            made[name] = torch.ones(size, dtype=torch.long)
-            made[name][-1, (length + 1) // 2 :] = 0
-        elif name == "token_type_ids":
-            made[name] = torch.randint(0, 2, size, generator=generator)
-        else:
-            made[name] = torch.randint(5, VOCAB, size, generator=generator)
-    return made
-
-
-def leaves(output: object) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from tests.artifact.compressed_zoo import rewritten
 from tests.artifact.test_round_trip import image_of
 from torch import nn
 
-from tersor.compiler.artifact.files import write
-from tersor.compiler.artifact.image import GRAPH, MANIFEST, WEIGHTS, Image
+from tersor.compiler.artifact.image import Image
 from tersor.compiler.artifact.load import load
+from tersor.compiler.artifact.names import FORMAT, GRAPH, MANIFEST, WEIGHTS, data_name
+from tersor.compiler.artifact.writing import write
 from tersor.compiler.errors import ArtifactError
 
 NAME, RECIPE = "lstm_lm", "prune"
@@ -40,40 +41,39 @@ def refused(folder: Path) -> str:
     return message
 
 
-def with_checksums(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files with a manifest that vouches for them."""
-    manifest = json.loads(files[MANIFEST])
-    for name in (GRAPH, WEIGHTS):
-        manifest["files"][name] = {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
-    return files | {MANIFEST: json.dumps(manifest).encode()}
+def named(files: Image, part: str) -> str:
+    """The name of the manifest or of a part."""
+    return MANIFEST if part == MANIFEST else str(json.loads(files.files[MANIFEST])[part]["file"])
 
 
-def edited(files: Image, edit: Edit) -> dict[str, bytes]:
+def edited(files: Image, edit: Edit) -> Image:
     """The files after a change to the graph description that the checksum does not show."""
-    graph = copy.deepcopy(json.loads(files[GRAPH]))
+    graph = copy.deepcopy(json.loads(files.graph))
     edit(graph)
-    return with_checksums({**files, GRAPH: json.dumps(graph).encode()})
+    return replace(files, graph=json.dumps(graph).encode())
 
 
 def test_the_files_as_they_are_load(files: Image, tmp_path: Path) -> None:
-    write(tmp_path, edited(files, lambda _: None))
+    write(tmp_path, edited(files, lambda _: None).files)
     assert load(tmp_path).module is not None
 
 
-@pytest.mark.parametrize("name", [MANIFEST, GRAPH, WEIGHTS])
+@pytest.mark.parametrize("part", [MANIFEST, GRAPH, WEIGHTS])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_truncated(files: Image, name: str, share: float, tmp_path: Path) -> None:
-    write(tmp_path, files)
-    data = files[name]
+def test_truncated(files: Image, part: str, share: float, tmp_path: Path) -> None:
+    write(tmp_path, files.files)
+    name = named(files, part)
+    data = files.files[name]
     (tmp_path / name).write_bytes(data[: min(len(data) - 1, int(len(data) * share))])
     refused(tmp_path)
 
 
-@pytest.mark.parametrize("name", [GRAPH, WEIGHTS])
+@pytest.mark.parametrize("part", [GRAPH, WEIGHTS])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
-def test_one_bit_flipped(files: Image, name: str, share: float, tmp_path: Path) -> None:
-    write(tmp_path, files)
-    data = bytearray(files[name])
+def test_one_bit_flipped(files: Image, part: str, share: float, tmp_path: Path) -> None:
+    write(tmp_path, files.files)
+    name = named(files, part)
+    data = bytearray(files.files[name])
     data[int(len(data) * share)] ^= 1
     (tmp_path / name).write_bytes(bytes(data))
     assert "checksum" in refused(tmp_path)
@@ -83,18 +83,19 @@ def test_one_bit_flipped(files: Image, name: str, share: float, tmp_path: Path) 
 @given(data=st.data())
 def test_any_byte_of_the_manifest(files: Image, tmp_path: Path, data: st.DataObject) -> None:
     """Refused, or a change that says the same (a space, a key nobody reads)."""
-    manifest = bytearray(files[MANIFEST])
+    manifest = bytearray(files.files[MANIFEST])
     manifest[data.draw(st.integers(0, len(manifest) - 1))] = data.draw(st.integers(0, 255))
-    write(tmp_path, {**files, MANIFEST: bytes(manifest)})
+    write(tmp_path, {**files.files, MANIFEST: bytes(manifest)})
     try:
         load(tmp_path)
     except ArtifactError as problem:
         assert len(str(problem)) > 20
 
 
-@pytest.mark.parametrize("name", [MANIFEST, GRAPH, WEIGHTS])
-def test_a_missing_file(files: Image, name: str, tmp_path: Path) -> None:
-    write(tmp_path, files)
+@pytest.mark.parametrize("part", [MANIFEST, GRAPH, WEIGHTS])
+def test_a_missing_file(files: Image, part: str, tmp_path: Path) -> None:
+    write(tmp_path, files.files)
+    name = named(files, part)
     (tmp_path / name).unlink()
     assert name in refused(tmp_path)
 
@@ -105,9 +106,10 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
     assert "not an artifact" in refused(tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", [MANIFEST, GRAPH])
-def test_a_folder_in_place_of_a_file(files: Image, name: str, tmp_path: Path) -> None:
-    write(tmp_path, files)
+@pytest.mark.parametrize("part", [MANIFEST, GRAPH])
+def test_a_folder_in_place_of_a_file(files: Image, part: str, tmp_path: Path) -> None:
+    write(tmp_path, files.files)
+    name = named(files, part)
     (tmp_path / name).unlink()
     (tmp_path / name).mkdir()
     refused(tmp_path)
@@ -117,35 +119,54 @@ def test_a_folder_in_place_of_a_file(files: Image, name: str, tmp_path: Path) ->
     "manifest",
     [
         b"", b"{", b"\xff\xfe\x00", b"null", b"[]", b"3", b'"text"', b"{}", b'{"format": "1"}', b'{"format": 1}',
-        b'{"format": true}', b'{"format": 1, "files": null}',
-        b'{"format": 1, "files": []}', b'{"format": 1, "files": {"graph.json": 3}}',
-        b"[" * 100_000, b'{"a":' * 100_000, b'{"format": NaN}', b'{"format": 0, "files": {}}',
-        b'{"format": -5, "files": {}}',
+        b'{"format": true}', b'{"format": 2}', b'{"format": 2, "graph": null}', b'{"format": 2, "graph": {"file": 3}}',
+        b'{"format": 2, "graph": {"file": "../graph-0123456789abcdef.json"}, "weights": {}}',
+        b'{"format": 2, "graph": {"file": "manifest.json"}, "weights": {"file": "manifest.json"}}',
+        b"[" * 100_000, b'{"a":' * 100_000, b'{"format": NaN}', b'{"format": 0}', b'{"format": -5}',
     ],
     ids=lambda m: repr(m[:24]),
 )  # fmt: skip
 def test_a_manifest_that_is_none(files: Image, manifest: bytes, tmp_path: Path) -> None:
-    write(tmp_path, {**files, MANIFEST: manifest})
+    write(tmp_path, {**files.files, MANIFEST: manifest})
     refused(tmp_path)
 
 
 def test_a_newer_format_is_named(files: Image, tmp_path: Path) -> None:
-    manifest = json.loads(files[MANIFEST]) | {"format": 2}
-    write(tmp_path, {**files, MANIFEST: json.dumps(manifest).encode()})
+    manifest = json.loads(files.files[MANIFEST]) | {"format": FORMAT + 1}
+    write(tmp_path, {**files.files, MANIFEST: json.dumps(manifest).encode()})
     message = refused(tmp_path)
-    assert "format 2" in message
+    assert f"format {FORMAT + 1}" in message
     assert "update" in message
+
+
+def test_an_older_format_is_named(files: Image, tmp_path: Path) -> None:
+    write(tmp_path, {**files.files, MANIFEST: b'{"format": 1, "files": {}}'})
+    message = refused(tmp_path)
+    assert "format 1" in message
+    assert "compile" in message
+
+
+def test_a_manifest_names_no_file_elsewhere(files: Image, tmp_path: Path) -> None:
+    """Not even one with the right bytes."""
+    write(tmp_path / "inner", files.files)
+    manifest = json.loads(files.files[MANIFEST])
+    name = manifest[GRAPH]["file"]
+    (tmp_path / "inner" / name).rename(tmp_path / name)
+    manifest[GRAPH]["file"] = f"../{name}"
+    (tmp_path / "inner" / MANIFEST).write_text(json.dumps(manifest))
+    assert "does not name its graph" in refused(tmp_path / "inner")
+    assert data_name(GRAPH, manifest[GRAPH]["sha256"]) == name
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{", b"[" * 200_000, b'{"nodes":' * 100_000, b"\x80"])
 def test_a_graph_that_is_none(files: Image, data: bytes, tmp_path: Path) -> None:
-    write(tmp_path, with_checksums({**files, GRAPH: data}))
+    write(tmp_path, replace(files, graph=data).files)
     refused(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 8, b"\xff" * 64, b"\x10\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0{}"])
 def test_weights_that_are_none(files: Image, data: bytes, tmp_path: Path) -> None:
-    write(tmp_path, with_checksums({**files, WEIGHTS: data}))
+    write(tmp_path, replace(files, weights=data).files)
     refused(tmp_path)
 
 
@@ -272,14 +293,14 @@ EDITS: dict[str, Edit] = {
 
 def test_no_file_changes_a_class(files: Image, tmp_path: Path) -> None:
     before = dict(vars(nn.Embedding))
-    write(tmp_path, edited(files, EDITS["held by a class"]))
+    write(tmp_path, edited(files, EDITS["held by a class"]).files)
     refused(tmp_path)
     assert dict(vars(nn.Embedding)) == before
 
 
 @pytest.mark.parametrize("what", EDITS)
 def test_a_changed_description(files: Image, what: str, tmp_path: Path) -> None:
-    write(tmp_path, edited(files, EDITS[what]))
+    write(tmp_path, edited(files, EDITS[what]).files)
     refused(tmp_path)
 
 
@@ -308,16 +329,16 @@ def test_any_value_of_the_graph_replaced(files: Image, tmp_path: Path, data: st.
 @same_folder
 @given(data=st.data())
 def test_any_byte_of_the_graph_replaced(files: Image, tmp_path: Path, data: st.DataObject) -> None:
-    graph = bytearray(files[GRAPH])
+    graph = bytearray(files.graph)
     for _ in range(data.draw(st.integers(1, 3))):
         graph[data.draw(st.integers(0, len(graph) - 1))] = data.draw(
             st.sampled_from(b'0123456789-.[]{}",:abetnuls_ \xff')
         )
-    load_or_refuse(with_checksums({**files, GRAPH: bytes(graph)}), tmp_path)
+    load_or_refuse(replace(files, graph=bytes(graph)), tmp_path)
 
 
-def load_or_refuse(files: dict[str, bytes], folder: Path) -> None:
-    write(folder, files)
+def load_or_refuse(files: Image, folder: Path) -> None:
+    write(folder, files.files)
     try:
         loaded = load(folder)
     except ArtifactError as problem:
@@ -328,7 +349,7 @@ def load_or_refuse(files: dict[str, bytes], folder: Path) -> None:
 
 def test_loading_leaves_the_model_it_came_from_alone(files: Image, tmp_path: Path) -> None:
     before = {n: p.clone() for n, p in rewritten(NAME, RECIPE).named_parameters()}
-    write(tmp_path, files)
+    write(tmp_path, files.files)
     for parameter in load(tmp_path).module.parameters():
         parameter.data.zero_()
     assert all(bool((p == before[n]).all()) for n, p in rewritten(NAME, RECIPE).named_parameters())

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tersor.compiler.artifact.files import write
 from tersor.compiler.artifact.graph import checked_name, checked_path, is_name, is_path
 from tersor.compiler.artifact.image import Image, image
 from tersor.compiler.artifact.load import load
+from tersor.compiler.artifact.writing import write
 from tersor.compiler.capture import capture
 from tersor.compiler.errors import ArtifactError, CaptureError, RequestError
 from tersor.compiler.rewrite import held_by
@@ -54,7 +54,7 @@ def test_a_path_that_loading_refuses_is_not_saved(name: str, argument: str) -> N
 @pytest.mark.parametrize("name", KEPT)
 def test_a_path_that_is_saved_loads(name: str, tmp_path: Path) -> None:
     model = Heads(name, f"own{name}")
-    write(tmp_path, image_of(model))
+    write(tmp_path, image_of(model).files)
     loaded, x = load(tmp_path), torch.randn(3, 4)
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(x)[0], model(x), rtol=0, atol=1e-6)

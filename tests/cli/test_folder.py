@@ -74,6 +74,11 @@ def test_text_becomes_padded_batches_of_like_length(model: Model, tmp_path: Path
         assert torch.equal(batch["attention_mask"] == 0, batch["input_ids"] == WORDS.index("[PAD]"))
     assert any("1 blank" in note for note in data.notes)
     assert any("10 of 100 examples were held out" in note for note in data.notes)
+    assert data.read == "all 100 examples of a.txt, at most 24 tokens of each"
+    path.write_text("cat\n" * 3000)
+    assert read_data(str(path), model, max_tokens=3).read == (
+        "2,048 of the 3,000 examples of a.txt, at most 3 tokens of each"
+    )
 
 
 def test_two_columns_are_a_pair(model: Model, tmp_path: Path) -> None:
@@ -104,6 +109,12 @@ def test_a_folder_becomes_an_artifact_with_its_tokenizer(
     assert all(s["original_bytes"] == 2 * torch.Size(s["shape"]).numel() for s in plan["sites"])
     benched = run("bench", out, "--data", data, "--tokens", "4", "--json")
     assert benched.code == 0, benched.err
+    (found,) = benched.json["fidelity"].values()
+    assert found["on"] == "all 30 examples of a.txt, at most 24 tokens of each, calibration text included"
+    (tmp_path / "b.txt").write_text("a dog ran on .\n" * 3)
+    other = run("bench", out, "--data", tmp_path / "b.txt", "--tokens", "4", "--max-tokens", "5", "--json").json
+    (found,) = other["fidelity"].values()
+    assert found["on"] == "all 3 examples of b.txt, at most 5 tokens of each"
 
 
 def test_a_folder_without_weights(run, folder: Path, tmp_path: Path) -> None:

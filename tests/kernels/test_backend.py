@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_oracle import FASTEST
 from torch import Tensor, fx, nn
 
 from tersor.backends.numba.attention import JoinedAttention
 from tersor.backends.numba.backend import NumbaBackend
 from tersor.backends.numba.embedding import QuantizedEmbedding
+from tersor.backends.numba.fuse import fuse_norms
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.norm import AddLayerNorm
 from tersor.compiler.callable import CompiledModule
@@ -123,13 +125,13 @@ def test_what_has_no_kernel_stays_eager_with_a_reason() -> None:
     model = Model()
     graph = fx.symbolic_trace(model)
     graph.set_submodule("first", CompressedLinear(StoredWeight(affine(model.first.weight, 8, 16)), model.first.bias))
-    graph.set_submodule("second", CompressedLinear(StoredWeight(Dense(model.second.weight.detach())), None))
+    graph.set_submodule("second", CompressedLinear(StoredWeight(Codes(torch.ones(48, 48).to(torch.uint8), 1)), None))
     x = torch.randn(3, 48)
     wanted = graph(x)
     lowered, rows = NumbaBackend().emit(graph)
     assert {row.path: (row.kernel, row.reason) for row in rows} == {
         "first": ("eager", "groups of 16 columns are not a multiple of 32"),
-        "second": ("eager", "no kernel for a store of kind dense"),
+        "second": ("eager", "no kernel for a store of kind codes"),
     }
     assert torch.equal(lowered(x), wanted)
 
@@ -172,3 +174,30 @@ def test_a_sentence_encoder_keeps_its_meaning(minilm_folder: Path, shared_data: 
             pooled = (candidate(**example).last_hidden_state * keep).sum(1) / keep.sum(1)
             vectors.append(nn.functional.normalize(pooled, dim=-1))
     assert float((vectors[0] * vectors[1]).sum(1).mean()) >= 0.999
+
+
+class SharedNorm(nn.Module):
+    """One normalisation, first of a single tensor (or not), then of a sum: as layers that share their weights have."""
+
+    def __init__(self, sums: int) -> None:
+        super().__init__()
+        self.sums = sums
+        self.linear, self.norm = nn.Linear(64, 64), nn.LayerNorm(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(2):
+            y = self.linear(x)
+            x = self.norm(x + y if i >= 2 - self.sums else y)
+        return x
+
+
+@pytest.mark.parametrize("sums", [0, 1, 2])
+def test_a_shared_norm_takes_an_addition_over_at_every_call_or_at_none(sums: int) -> None:
+    x = torch.randn(2, 5, 64)
+    program = capture(SharedNorm(sums).eval(), {"x": x})
+    graph = copy.deepcopy(program.module).eval()
+    fuse_norms(graph, FASTEST)
+    graph.recompile()
+    assert isinstance(graph.get_submodule("norm"), AddLayerNorm) == (sums == 2)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x)[0], program.module.eval()(x)[0], rtol=1e-5, atol=1e-5)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from tests.artifact.compressed_zoo import inputs_like
 from tests.captured import captured
+from tests.inputs import inputs_like
 from torch import Tensor
 
 from tersor.compiler.candidate import Step, pack

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.artifact.compressed_zoo import inputs_like
 from tests.captured import captured
+from tests.inputs import inputs_like
 from torch import Tensor
 
 from tersor.compiler.errors import RequestError

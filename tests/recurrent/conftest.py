@@ -15,6 +15,7 @@ import tersor
 from tersor.api import build
 from tersor.compiler.program import Program
 from tersor.compiler.stores import Store
+from tersor.optimise import Settings
 from tersor.original import captured
 
 STORES = {
@@ -89,7 +90,7 @@ def program_of(name: str) -> Program:
 def compile_recurrent(name: str, method: str) -> Compiled:
     """Results share nothing but the captured program, which no compilation changes."""
     policy = tersor.Policy.parse(f"for recurrent choose {method}\n")
-    result = build(program_of(name), policy, None, (), backend="eager")
+    result = build(program_of(name), policy, None, (), Settings(backend="eager"))
     replaced = copy.deepcopy(model_of(name))
     with torch.no_grad():
         for parameter, values in replaced.named_parameters():

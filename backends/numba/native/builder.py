@@ -99,7 +99,11 @@ class Builder:
         if value.dense:
             return value
         target = self.new(value.shape, value.dtype)
-        self.step(copy_step(self.level, value, target))
+        step = copy_step(self.level, value, target)
+        if step is None:
+            found: Value = self.torch(torch.ops.aten.contiguous.default, (value,), {})
+            return found
+        self.step(step)
         return target
 
     # --- steps -----------------------------------------------------------------------------------------------------

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.lower import attention, decoders, elementwise, layers, views
+from tersor.backends.numba.native.lower import attention, decoders, elementwise, forms, layers, recurrent, views
 
-_FAMILIES = (layers, attention, decoders, elementwise, views)
-HANDLERS: Mapping[Any, Handler] = {
-    target: handler for family in _FAMILIES for target, handler in family.HANDLERS.items()
+_LEAVES: Mapping[Any, Handler] = {
+    **layers.HANDLERS,
+    **forms.HANDLERS,
+    **attention.HANDLERS,
+    **decoders.HANDLERS,
+    **elementwise.HANDLERS,
+    **views.HANDLERS,
 }
+
+HANDLERS: Mapping[Any, Handler] = {**_LEAVES, **recurrent.handlers(_LEAVES)}
 
 __all__ = ["HANDLERS"]

@@ -87,6 +87,19 @@ def masked(b: Builder, mask: Any, form: Callable[[Tensor, int], Tensor | None]) 
     return AdditiveMask(held.ref, steps[0]) if form is key_major else AdditiveMask(held.ref, *steps[:3])
 
 
+def hides_the_future(b: Builder, mask: Tensor) -> bool:
+    """Whether query t of a mask sees the keys up to t and no others."""
+    key = (hides_the_future, id(mask))
+    if key not in b.memo:
+        seen = mask if mask.dtype is torch.bool else mask == 0
+        hidden = mask.dtype is torch.bool or bool(((mask == 0) | (mask == -torch.inf)).all())
+        square = torch.ones(mask.shape[-2:], dtype=torch.bool).tril()
+        b.memo[key] = mask.dim() == 4 and hidden and bool((seen == square).all())
+        b.kept.append(mask)
+    found: bool = b.memo[key]
+    return found
+
+
 def _prepare(_: Builder, __: Any, args: tuple[Any, ...], ___: Mapping[str, Any]) -> Any:
     (mask,) = args
     return Derived(mask) if len(mask.shape) == 4 else NotImplemented
@@ -123,24 +136,21 @@ def _attention(b: Builder, module: Any, args: tuple[Any, ...], kwargs: Mapping[s
         return NotImplemented
     q, k, v = (x if x.stride[-1] == 1 else b.dense(x) for x in args[:3])
     mask = args[3] if len(args) > 3 else None
+    causal = attention.is_causal
+    if isinstance(mask, Tensor) and hides_the_future(b, mask):
+        mask, causal = None, True
     batch, heads, tokens, width = q.shape
     kept, key_heads = k.shape[2], k.shape[1]
     same = k.shape == v.shape == (batch, key_heads, kept, width) and {q.dtype, k.dtype, v.dtype} == {torch.float32}
     shared = key_heads == heads or (attention.enable_gqa and heads % max(key_heads, 1) == 0)
-    if (
-        not same
-        or not shared
-        or not q.numel
-        or not kept
-        or (attention.is_causal and (tokens > kept or mask is not None))
-    ):
+    if not same or not shared or not q.numel or not kept or (causal and (tokens > kept or mask is not None)):
         return NotImplemented
     if not _fits(mask, (batch, heads, tokens, kept)):
         return NotImplemented
     keys, values = (b.new((batch * n,)).ref for n in Cache.sizes(b.level, key_heads, width, kept))
     cache = Cache(keys, values, key_heads, width, kept, attention_tile(b.level))
     b.step(append_step(b.level, k, v, cache, 0))
-    return attend(b, attention.scale, q, cache, (0, kept), masked(b, mask, query_major), attention.is_causal)
+    return attend(b, attention.scale, q, cache, (0, kept), masked(b, mask, query_major), causal)
 
 
 def attend(

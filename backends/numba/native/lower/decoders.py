@@ -29,7 +29,7 @@ def _root_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, A
 
 
 def _rotary(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
-    half = int(module.half)
+    half = int(module.first)
     x, cos, sin = (b.value(v) for v in args)
     if any(v.dtype is not torch.float32 for v in (x, cos, sin)) or len(x.shape) != 4 or x.shape[3] != 2 * half:
         return NotImplemented

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from tersor.backends.numba.elementwise import Binary, Unary
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.values import Value
 from tersor.backends.numba.tensorsteps import binary_step, broadcast, unary_step
 
 aten = torch.ops.aten
@@ -43,16 +42,11 @@ def _binary(function: Binary, b: Builder, _: Any, args: tuple[Any, ...], kwargs:
     z = b.new(shape)
     step = binary_step(b.level, function, broadcast(x, shape), broadcast(y, shape), z)
     if step is None:
-        x, y = _even(b, x), _even(b, y)
-        step = binary_step(b.level, function, broadcast(x, shape), broadcast(y, shape), z)
+        step = binary_step(b.level, function, broadcast(b.dense(x), shape), broadcast(b.dense(y), shape), z)
     if step is None:
         return NotImplemented
     b.step(step)
     return z
-
-
-def _even(b: Builder, value: Value) -> Value:
-    return b.dense(value) if len(value.shape) <= 4 else value
 
 
 def _power(b: Builder, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -32,9 +32,7 @@ def _same(_: Builder, __: Any, args: tuple[Any, ...], ___: Mapping[str, Any]) ->
 def _reshape(b: Builder, _: Any, args: tuple[Any, ...], __: Mapping[str, Any]) -> Any:
     value, shape = args
     view = value.viewed(tuple(shape))
-    if view is None and value.dtype is torch.float32:
-        view = b.dense(value).viewed(tuple(shape))
-    return NotImplemented if view is None else view
+    return b.dense(value).viewed(tuple(shape)) if view is None else view
 
 
 def _transpose(_: Builder, __: Any, args: tuple[Any, ...], ___: Mapping[str, Any]) -> Any:

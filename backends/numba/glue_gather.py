@@ -1,0 +1,44 @@
+"""Numba code that gathers rows of a table: a step whose units are indices.
+
+`build` compiles a copy of this file with the SPEC of the table in place of the one below.
+"""
+
+from __future__ import annotations
+
+from numba import cfunc
+
+from tersor.backends.numba.elementwise import make_copy
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.gatherkernels import GatherSpec, make_row
+from tersor.backends.numba.memorykernels import make_load, make_store
+
+SPEC = GatherSpec("generic", "float32")
+
+LEVEL = level_named(SPEC.level)
+LANES = LEVEL.lanes
+WHOLE = SPEC.rows in ("float32", "float16", "bfloat16")  # rows come in whole vectors
+write_row = make_row(SPEC)
+copy = make_copy(LEVEL)
+load = make_load(LEVEL)
+store = make_store(LEVEL)
+
+
+@cfunc("void(int64, int64, int64, int64)", cache=True)
+def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
+    """y[i] = row index[i]. An index that is not in 0..rows-1 reads nothing and goes to `wrong`.
+
+    Operands: index (int64), rows, data, second, third (see `gatherkernels`), columns, y, wrong; `work` holds a row in
+    whole vectors.
+    """
+    index, rows, data, second = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
+    third, columns, y, wrong = load(operands + 32), load(operands + 40), load(operands + 48), load(operands + 56)
+    aside = WHOLE and columns % LANES != 0
+    for i in range(first, last):
+        row = load(index + 8 * i)
+        if row < 0 or row >= rows:
+            store(wrong, row)
+            continue
+        target = y + 4 * columns * i
+        write_row(work if aside else target, row, data, second, third, columns)
+        if aside:
+            copy(target, work, columns)

@@ -1,0 +1,99 @@
+"""A register tile: a few rows of 8-bit activations times one panel of codes, summed in integers."""
+
+from __future__ import annotations
+
+from tersor.backends.numba.emitter import Emitter, Value
+from tersor.backends.numba.layout import STEP
+
+_LINE = 64  # bytes of a cache line
+
+
+def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False) -> list[Value]:
+    """The `8 // width` vectors of unsigned bytes in one packed vector; `in_place` leaves plane i multiplied by
+    2^(width * i).
+    """
+    if width == 8:
+        return [vector]
+    mask = (1 << width) - 1
+    if in_place:
+        return [e.b.and_(vector, e.byte_mask(mask << shift)) for shift in range(0, 8, width)]
+    return [e.b.and_(e.shift_right(vector, shift), e.byte_mask(mask)) for shift in range(0, 8, width)]
+
+
+class Tile:
+    """Emits `rows` activation rows times one panel of codes of `width` bits."""
+
+    def __init__(self, e: Emitter, width: int, rows: int) -> None:
+        self.e, self.width, self.rows = e, width, rows
+        self.strips = e.level.strips
+        self.vector = 4 * e.level.lanes  # bytes
+        self.per = 8 // width
+        # One row leaves registers free: several accumulators an output hide the latency of the dot product, and packed
+        # codes need no shift when each plane has its own.
+        self.planes = (self.per if self.per > 1 else 2) if rows == 1 else 1
+        self.in_place = rows == 1 and self.per > 1
+        self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
+        self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
+
+    def accumulate(
+        self, starts: list[Value], q: list[Value], w: Value, steps: Value, ahead: Value | None
+    ) -> list[Value]:
+        """Integer sums over `steps * STEP` columns, from `starts` (one vector an output).
+
+        `ahead`: codes that will be read later; of each step one line a k-quad is fetched from there on.
+        """
+        e = self.e
+        zero = e.int_vector(0)
+        keys = [(m, v, p) for m, v in self.outputs for p in range(self.planes)]
+
+        def body(i: Value, carried: list[Value]) -> list[Value]:
+            sums = dict(zip(keys, carried, strict=True))
+            weights = e.at(w, e.times(i, self.step_bytes))
+            inputs = [e.at(row, e.times(i, STEP)) for row in q]
+            for t in range(STEP // (4 * self.per)):
+                packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
+                codes = [unpacked(e, vector, self.width, self.in_place) for vector in packed]
+                for part in range(self.per):
+                    if ahead is not None:
+                        e.prefetch(e.at(ahead, e.times(i, self.step_bytes), _LINE * (t * self.per + part)))
+                    plane = (part if self.in_place else t) % self.planes
+                    for m in range(self.rows):
+                        values = e.broadcast_int(e.at(inputs[m], 4 * (t * self.per + part)))
+                        for v in range(self.strips):
+                            sums[m, v, plane] = e.dot(sums[m, v, plane], codes[v][part], values)
+            return [sums[key] for key in keys]
+
+        # With planes left in place the start joins the unshifted plane.
+        first = dict(zip(self.outputs, starts, strict=True))
+        carried = e.loop(steps, [first[m, v] if p == 0 else zero for m, v, p in keys], body)
+        sums = dict(zip(keys, carried, strict=True))
+        result = []
+        for m, v in self.outputs:
+            total = sums[m, v, 0]
+            for p in range(1, self.planes):
+                plane = sums[m, v, p]
+                if self.in_place:
+                    plane = e.b.ashr(plane, e.int_vector(self.width * p))
+                total = e.b.add(total, plane)
+            result.append(total)
+        return result
+
+
+def emit_expand(e: Emitter, target: Value, w: Value, width: int, steps: Value) -> None:
+    """Codes of `width` bits for `steps * STEP` columns of a panel become bytes at `target`, in the same order of
+    columns.
+    """
+    tile = Tile(e, width, 1)
+    strips, vector, per = tile.strips, tile.vector, tile.per
+
+    def body(i: Value, _: list[Value]) -> list[Value]:
+        source = e.at(w, e.times(i, tile.step_bytes))
+        here = e.at(target, e.times(i, tile.step_bytes * per))
+        for t in range(STEP // (4 * per)):
+            for v in range(strips):
+                packed = e.load_ints(e.at(source, (t * strips + v) * vector))
+                for part, codes in enumerate(unpacked(e, packed, width)):
+                    e.store(e.at(here, ((t * per + part) * strips + v) * vector), codes)
+        return []
+
+    e.loop(steps, [], body)

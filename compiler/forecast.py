@@ -1,0 +1,47 @@
+"""From the costs of choices to what an artifact comes to: a part that is no choice's, and a scale, both corrected by
+every artifact that is measured.
+
+    measured = rest + scale * sum of the costs
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TRUST = 0.3
+"""How far, as a share of the costs' own size, artifacts must be apart before their difference moves the scale much."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`seen` are (sum of costs, measured) of the artifacts so far, the latest last."""
+
+    seen: tuple[tuple[float, float], ...] = ()
+
+    def after(self, costs: float, measured: float) -> Forecast:
+        return Forecast((*self.seen, (costs, measured)))
+
+    @property
+    def scale(self) -> float:
+        """Least squares with a pull towards 1, within a factor of two."""
+        if len(self.seen) < 2:
+            return 1.0
+        costs, measured = (np.array(values) for values in zip(*self.seen, strict=True))
+        x, y = costs - costs.mean(), measured - measured.mean()
+        pull = (TRUST * float(costs.mean())) ** 2 or 1.0
+        return float(np.clip((x @ y + pull) / (x @ x + pull), 0.5, 2.0))
+
+    @property
+    def rest(self) -> float:
+        """What the latest artifact took besides its choices; 0 before there is one."""
+        return self.seen[-1][1] - self.scale * self.seen[-1][0] if self.seen else 0.0
+
+    def real(self, costs: float) -> float:
+        """What an artifact whose choices cost this much comes to."""
+        return self.rest + self.scale * costs
+
+    def costs(self, real: float) -> float:
+        """What the choices may cost for an artifact to come to this much."""
+        return (real - self.rest) / self.scale

@@ -1,0 +1,50 @@
+"""With which inputs a model calls each of its leaves, at one shape of its own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from tersor.compiler.measure.clock import Shape, using_threads
+from tersor.compiler.program import Program
+
+TIMED = ("linear", "embedding", "recurrent")
+
+
+@dataclass(frozen=True)
+class Called:
+    """Some calls of a leaf whose first inputs do not differ in shape: one of those, and how many there are."""
+
+    given: Tensor
+    times: int
+
+    @property
+    def form(self) -> str:
+        """Type and shape of the input: `float32[1, 128, 384]`."""
+        return f"{str(self.given.dtype).removeprefix('torch.')}{list(self.given.shape)}"
+
+
+def leaf_calls(program: Program, shape: Shape) -> Mapping[str, tuple[Called, ...]]:
+    """The calls of every leaf that reads a weight of some size, by module path."""
+    paths = dict.fromkeys(r.path for s in program.sites if s.kind in TIMED for r in s.readers)
+    found: dict[str, dict[str, Called]] = {path: {} for path in paths}
+
+    def seen(path: str) -> Callable[..., None]:
+        def record(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            call = Called(arguments[0], 1)
+            before = found[path].get(call.form)
+            found[path][call.form] = call if before is None else Called(before.given, before.times + 1)
+
+        return record
+
+    handles = [program.module.get_submodule(path).register_forward_pre_hook(seen(path)) for path in paths]
+    try:
+        with using_threads(shape.threads):
+            program.callable().eval()(**shape.inputs(program))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: tuple(calls.values()) for path, calls in found.items()}

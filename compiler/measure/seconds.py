@@ -1,0 +1,179 @@
+"""What every choice takes besides bytes: seconds at every named shape, and memory when it is ready to compute.
+
+A choice is timed as the leaf that the backend makes of it, on the inputs that the model gives this leaf at the shape.
+Leaves of one form share a time, whatever their values. A leaf that holds several weights (a recurrent layer) is timed
+with all of them in the same form, and each weight has its part of the time by its number of parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, fx, nn
+
+from tersor.compiler.candidate import Candidate, pack
+from tersor.compiler.install import install
+from tersor.compiler.measure.calls import TIMED, Called, leaf_calls
+from tersor.compiler.measure.clock import Engine, Shape, Timings, typical, using_threads
+from tersor.compiler.measure.collect import Progress
+from tersor.compiler.measure.price import Choice, Measurements
+from tersor.compiler.method import Refusal
+from tersor.compiler.program import Program
+from tersor.compiler.site import Site
+from tersor.compiler.slots import parameter_of, slots
+from tersor.compiler.stores import Dense, Store
+
+MEMORY = "memory"
+"""The quantity of the resident bytes; that of the seconds at a shape is the shape's text."""
+
+ROWS = {"linear": 8192, "embedding": 4096}
+"""Rows of a template: a longer matrix is timed by its part, a lookup does not depend on how many rows there are."""
+
+RING_BYTES, RING = 8 * 2**20, 8
+"""A model's weights do not stay in the nearest cache from call to call: copies of a leaf are called in turn."""
+
+SECONDS = 0.05
+"""How long one leaf is timed."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A leaf on its own as the backend computes it, with its first `rows` rows: the whole leaf takes `times` as long,
+    and `bytes`. `described` is the layout: leaves with the same take the same time."""
+
+    module: nn.Module
+    described: str
+    rows: int
+    looked_up: bool
+    times: float
+    bytes: float
+
+
+def with_costs(
+    program: Program,
+    measured: Measurements,
+    shapes: Sequence[Shape],
+    engine: Engine,
+    timings: Timings,
+    progress: Progress | None = None,
+) -> Measurements:
+    """The choices with their `costs`."""
+    clock = Clock(program, engine, timings)
+    calls = {shape: leaf_calls(program, shape) for shape in shapes}
+    sites = {site.name: site for site in program.sites}
+    priced: dict[str, tuple[Choice, ...]] = {}
+    for number, (name, choices) in enumerate(measured.choices.items()):
+        costs = clock.costs(sites[name], choices, calls)
+        priced[name] = tuple(replace(c, costs=cost) for c, cost in zip(choices, costs, strict=True))
+        if progress:
+            progress("timing", number + 1, len(measured.choices))
+    return replace(measured, choices=priced)
+
+
+class Clock:
+    """Times leaves, each form once; the rivals of a site in turns."""
+
+    def __init__(self, program: Program, engine: Engine, timings: Timings) -> None:
+        self.program, self.engine, self.timings = program, engine, timings
+        self.weights: dict[str, list[Site]] = {}
+        for site in program.sites:
+            if site.kind in TIMED and len(site.shape) == 2:
+                for path, _ in slots(program.module, site):
+                    self.weights.setdefault(path, []).append(site)
+        self.emitted: dict[tuple[object, ...], Emitted] = {}
+
+    def costs(
+        self, site: Site, choices: Sequence[Choice], calls: Mapping[Shape, Mapping[str, Sequence[Called]]]
+    ) -> list[dict[str, float]]:
+        """Of every choice of a site, seconds by the text of the shape, and resident bytes."""
+        found = [{str(shape): 0.0 for shape in calls} | {MEMORY: 0.0} for _ in choices]
+        if site.kind not in TIMED or len(site.shape) != 2 or not site.readers:
+            return [cost | {MEMORY: 4.0 * site.params} for cost in found]
+        for number, path in enumerate(dict.fromkeys(reader.path for reader in site.readers)):
+            share = site.params / sum(s.params for s in self.weights[path])
+            leaves = [self.leaf(path, choice.candidate) for choice in choices]
+            for shape, by_path in calls.items():
+                for call in by_path.get(path, ()):
+                    for cost, seconds in zip(found, self.seconds(leaves, call, shape.threads), strict=True):
+                        cost[str(shape)] += share * call.times * seconds
+            if number == 0:
+                for cost, leaf in zip(found, leaves, strict=True):
+                    cost[MEMORY] = share * leaf.bytes
+        return found
+
+    def leaf(self, path: str, candidate: Candidate | None) -> Emitted:
+        """The leaf at a path with its weights as a candidate makes them (None: as they are)."""
+        sites = self.weights[path]
+        module = self.program.module.get_submodule(path)
+        key = (type(module), repr(module), tuple(s.shape for s in sites), candidate.text if candidate else None)
+        if key not in self.emitted:
+            if len(self.emitted) > 64:
+                self.emitted.clear()  # they hold weights
+            self.emitted[key] = self._emit(path, module, sites, candidate)
+        return self.emitted[key]
+
+    def _emit(self, path: str, leaf: nn.Module, sites: Sequence[Site], candidate: Candidate | None) -> Emitted:
+        rows = min(ROWS.get(sites[0].kind, sites[0].shape[0]), sites[0].shape[0])
+        whole = sites[0].shape[0] / rows
+        cut = None if len(sites) > 1 else rows
+        stores = {site.name: self._store(site, candidate, cut) for site in sites}
+        names = {site.name: name for site in sites for at, name in slots(self.program.module, site) if at == path}
+        alone = one_leaf(_cut(leaf, rows))
+        install(alone, {"leaf": {attribute: name for name, attribute in names.items()}}, stores)
+        module = self.engine.emit(alone.eval())
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for _, t in tensors}
+        described = "\n".join([repr(module), *(f"{name} {t.dtype} {list(t.shape)}" for name, t in tensors)])
+        looked_up = isinstance(leaf, nn.Embedding)
+        times = 1.0 if looked_up else whole
+        return Emitted(module, described, rows, looked_up, times, sum(held.values()) * whole)
+
+    def _store(self, site: Site, candidate: Candidate | None, rows: int | None) -> Store:
+        weight = parameter_of(self.program.module, site)[:rows]
+        store = pack(weight, candidate.steps) if candidate is not None else Dense(weight)
+        return Dense(weight) if isinstance(store, Refusal) else store
+
+    def seconds(self, leaves: Sequence[Emitted], call: Called, threads: int) -> list[float]:
+        """Seconds of one call of each leaf."""
+        keys = ["\n".join((self.engine.version, e.described, call.form, f"threads = {threads}")) for e in leaves]
+        missing = {k: e for k, e in zip(keys, leaves, strict=True) if self.timings.get(k) is None}
+        if missing:
+            rings = [_ring(leaf) for leaf in missing.values()]
+            runs = [_turns(ring, leaf, call.given) for ring, leaf in zip(rings, missing.values(), strict=True)]
+            with using_threads(threads):
+                times = typical(runs, threads, SECONDS)
+            for key, ring, seconds in zip(missing, rings, times, strict=True):
+                self.timings.put(key, seconds / len(ring))
+        return [(self.timings.get(k) or 0.0) * e.times for k, e in zip(keys, leaves, strict=True)]
+
+
+def _ring(leaf: Emitted) -> list[nn.Module]:
+    copies = max(1, min(RING, int(RING_BYTES / max(1.0, leaf.bytes))))
+    return [leaf.module, *(copy.deepcopy(leaf.module) for _ in range(copies - 1))]
+
+
+def _turns(ring: Sequence[nn.Module], leaf: Emitted, given: Tensor) -> Callable[[], object]:
+    own = given % leaf.rows if leaf.looked_up else given
+    return lambda: [module(own) for module in ring]
+
+
+def one_leaf(leaf: nn.Module) -> fx.GraphModule:
+    """A graph that calls one leaf, `leaf`, and returns its output (the first of several)."""
+    graph = fx.Graph()
+    called = graph.call_module("leaf", (graph.placeholder("given"),))
+    if isinstance(leaf, nn.RNNBase):
+        called = graph.call_function(operator.getitem, (called, 0))
+    graph.output((called,))
+    return fx.GraphModule({"leaf": leaf}, graph)
+
+
+def _cut(leaf: nn.Module, rows: int) -> nn.Module:
+    """The leaf with a bias for the first rows only; its weight is installed later."""
+    if not isinstance(leaf, nn.Linear) or leaf.bias is None:
+        return leaf
+    cut = copy.copy(leaf)
+    cut._parameters = {**leaf._parameters, "bias": nn.Parameter(leaf.bias.detach()[:rows].clone())}
+    return cut

@@ -1,0 +1,92 @@
+"""Measures the artifact of a plan: written to disk, loaded and lowered as a user would have it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from tersor.backend import BackendName
+from tersor.batches import Batch
+from tersor.compiler.artifact.leaves import opaque_leaves
+from tersor.compiler.artifact.load import load
+from tersor.compiler.artifact.writing import write
+from tersor.compiler.budget import Limit
+from tersor.compiler.callable import CompiledModule
+from tersor.compiler.loop import DAMAGE
+from tersor.compiler.measure.clock import whole
+from tersor.compiler.measure.collect import limited
+from tersor.compiler.measure.ledger import Ledger, digest
+from tersor.compiler.measure.signal import SignalName
+from tersor.compiler.pipeline import Planned
+from tersor.compiler.program import Program
+from tersor.engine import BackendEngine
+from tersor.fidelity import fidelity
+from tersor.metric import Function, Metric, metric_named
+from tersor.peak import peak_memory
+
+EXAMPLES = 64
+"""Calibration examples that a contender's outputs are compared on."""
+SECONDS = 1.0
+"""How long the calls of one shape are timed."""
+
+
+class Judge:
+    """`tersor.compiler.loop.Judge`. What the ledger knows is not measured again."""
+
+    def __init__(
+        self,
+        program: Program,
+        limits: Sequence[Limit],
+        backend: BackendName,
+        batches: Sequence[Batch] | None,
+        signal: SignalName,
+        ledger: Ledger,
+        metric: Function | None = None,
+    ) -> None:
+        self.program, self.backend, self.ledger, self.signal = program, backend, ledger, signal
+        self.engine = BackendEngine(backend)
+        self.batches = list(limited(batches, EXAMPLES)) if batches else []
+        self.limits = limits
+        self.metrics: dict[str, Metric] = {
+            limit.name: metric_named(limit.budget.metric, metric) for limit in limits if limit.floor
+        }
+
+    def __call__(self, planned: Planned) -> dict[str, float]:
+        choices = {site: choice.text for site, choice in planned.allocation.chosen.items()}
+        key = f"artifact {digest([self.engine.version, planned.plan.bytes, choices])}"
+        known = dict(self.ledger.recall(key) or {})
+        missing = [limit for limit in self.limits if limit.key != "size" and limit.name not in known]
+        if missing or (self.batches and DAMAGE not in known):
+            with tempfile.TemporaryDirectory(prefix="tersor-") as name:
+                folder = Path(name)
+                write(folder, planned.files.files)
+                module = self._loaded(folder)
+                for limit in missing:
+                    known[limit.name] = self._value(limit, module, folder)
+                if self.batches and DAMAGE not in known:
+                    original = self.program.callable().eval()
+                    known[DAMAGE] = fidelity(self.signal, original, module, self.batches, "").mean
+            self.ledger.keep(key, known)
+        return {**known, **{limit.name: float(planned.plan.bytes) for limit in self.limits if limit.key == "size"}}
+
+    def _loaded(self, folder: Path) -> nn.Module:
+        loaded = load(folder, opaque_leaves(self.program.module))
+        return CompiledModule(self.engine.emit(loaded.module), loaded.signature).eval()
+
+    def _value(self, limit: Limit, module: nn.Module, folder: Path) -> float:
+        if limit.shape is None:
+            return self.metrics[limit.name](module)
+        inputs = limit.shape.inputs(self.program)
+        if limit.budget.quantity == "memory":
+            return float(peak_memory(folder, inputs, limit.shape.threads, self.backend))
+        return whole(module, inputs, limit.shape.threads, SECONDS)
+
+    def original(self, limit: Limit) -> float:
+        """What the original takes of a limit, for budgets that are a share of it."""
+        module = self.program.callable().eval()
+        if limit.shape is None:
+            return self.metrics[limit.name](module)
+        return whole(module, limit.shape.inputs(self.program), limit.shape.threads, SECONDS)

@@ -1,0 +1,230 @@
+"""`tersor.search`: the best artifact within some budgets, the policy that reproduces it, and the Pareto front."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tersor import api
+from tersor.backend import BackendName
+from tersor.batches import Batch, plain_batches, split
+from tersor.compiler.diagnostics import PolicyError
+from tersor.compiler.front import front
+from tersor.compiler.loop import Contender, Deadline, Loop, Settled
+from tersor.compiler.measure.collect import Progress
+from tersor.compiler.measure.ledger import Forgetful, Ledger
+from tersor.compiler.measure.signal import SignalName
+from tersor.compiler.program import Program
+from tersor.compiler.report import FrontPoint, Measured, SearchReport, form_of
+from tersor.compiler.units import bytes_text
+from tersor.optimise import Optimiser, Settings, optimiser, shortfall
+from tersor.original import captured
+from tersor.policies import Policy, as_policy
+from tersor.result import POLICY, Result
+from tersor.spaces import default_space
+from tersor.written import written
+
+FRONT_CSV, FRONT_JSON, SEARCH = "front.csv", "front.json", "search.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to. `missed` says which budget the best artifact misses; None when it holds them all."""
+
+    result: Result
+    report: SearchReport
+    missed: PolicyError | None = None
+
+    @property
+    def policy(self) -> str:
+        """The text of a policy that reproduces the result."""
+        return self.report.policy
+
+    @property
+    def front(self) -> tuple[FrontPoint, ...]:
+        return self.report.front
+
+    def documents(self) -> dict[str, bytes]:
+        """The files that a search adds to an artifact."""
+        return {
+            POLICY: self.policy.encode(),
+            FRONT_CSV: front_csv(self.front).encode(),
+            FRONT_JSON: _json([vars(point) for point in self.front]),
+            SEARCH: _json(self.report.to_json()),
+        }
+
+    def save(self, folder: str | Path, extra: Mapping[str, bytes] = {}) -> Path:
+        """Write the artifact with the policy, the front and `search.json` beside it. Raises RequestError."""
+        return self.result.save(folder, {**self.documents(), **extra})
+
+
+def search(
+    model: nn.Module,
+    example: Mapping[str, Any],
+    data: Iterable[Mapping[str, Any]] | None = None,
+    *,
+    size: str | None = None,
+    latency: str | Sequence[str] | None = None,
+    memory: str | None = None,
+    policy: str | Path | Policy | None = None,
+    out: str | Path | None = None,
+    seconds: float | None = None,
+    signal: SignalName | None = None,
+    backend: BackendName = "auto",
+    metric: Callable[[nn.Module], Any] | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """The best model within the budgets, written as in a policy: `size="12 MB"`, `latency="8 ms at tokens = 128"`.
+
+    Without a policy every weight may take any form of the default space; a policy says what may be done, and its
+    budgets hold beside those given here. With `out` everything measured is kept in that folder, and the best artifact
+    so far is always there. `seconds` is how long it may take. Raises as `compile` does, but for a budget that is
+    missed: `missed` tells.
+    """
+    from tersor.journal import Journal
+    from tersor.saved import check_out, fingerprint
+
+    api.check_names(signal, backend)
+    asked = budgets(size, latency, memory)
+    given = None if policy is None else as_policy(policy)
+    batches = None if data is None else plain_batches(data)
+    calibration, held_out = (None, []) if batches is None else split(batches)
+    ledger: Ledger = Forgetful()
+    if out is not None:
+        check_out(Path(out))
+        ledger = Journal(Path(out), fingerprint(model, Policy(), calibration or (), {"signal": signal}))
+    settings = Settings(signal, backend, metric, progress, ledger, deadline=Deadline(seconds))
+    program = captured(model, example)
+    keep = None if out is None else partial(_save, Path(out))
+    found = run(program, with_budgets(given or default_space(program, calibration is not None), asked),
+                calibration, held_out, settings, type(model).__name__, keep)  # fmt: skip
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _save(folder: Path, result: Result) -> None:
+    result.save(folder)
+
+
+def budgets(size: str | None, latency: str | Sequence[str] | None, memory: str | None, minimize: str = "") -> Policy:
+    """The budgets as a policy; each is read as in a policy text, and its mistakes are told with its own name."""
+    texts = [("size", size), *(("latency", x) for x in ([latency] if isinstance(latency, str) else latency or ()))]
+    texts.append(("memory", memory))
+    found = [Policy.parse(f"budget {name} <= {text}", f"--{name}").budgets for name, text in texts if text is not None]
+    objective = Policy.parse(f"minimize {minimize}", "--minimize").objective if minimize else Policy().objective
+    return Policy(budgets=tuple(b for group in found for b in group), objective=objective)
+
+
+def with_budgets(space: Policy, asked: Policy) -> Policy:
+    """A space with the budgets asked for, which take the place of its own on the same quantity at the same inputs."""
+    named = {(b.quantity, b.metric, b.at) for b in asked.budgets}
+    own = tuple(b for b in space.budgets if (b.quantity, b.metric, b.at) not in named)
+    objective = asked.objective if asked.objective.span is not None else space.objective
+    return replace(space, budgets=(*asked.budgets, *own), objective=objective)
+
+
+@dataclass
+class Stages:
+    """Seconds by stage, from the progress that is told."""
+
+    tell: Progress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.monotonic)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self.last, 3)
+        self.last = now
+        if self.tell:
+            self.tell(stage, done, total)
+
+
+def run(
+    program: Program,
+    policy: Policy,
+    calibration: Sequence[Batch] | None,
+    held_out: Sequence[Batch],
+    settings: Settings,
+    name: str,
+    keep: Callable[[Result], object] | None = None,
+) -> Found:
+    """Search a captured program; `keep` is called with every result that is the best so far."""
+    stages = Stages(settings.progress)
+    settings = replace(settings, progress=stages)
+    finish = partial(api.carried_out, program, policy, calibration, held_out, settings)
+    with api.data_errors(program, calibration or ()):
+        asked = optimiser(program, policy, calibration, settings)
+
+        def better(contender: Contender) -> None:
+            if keep is not None:
+                keep(finish(contender.planned, asked.limits, contender))
+
+        loop = asked.loop(better)
+        settled = loop.run()
+    best = settled.best
+    result = finish(best.planned, asked.limits, best)
+    report = _report(name, asked, loop, settled, result, stages.seconds)
+    return Found(result, report, shortfall(asked, settled))
+
+
+def _report(
+    name: str, asked: Optimiser, loop: Loop, settled: Settled, result: Result, seconds: Mapping[str, float]
+) -> SearchReport:
+    best, plan = settled.best.planned, result.plan
+    heading = [
+        f"Found for {name}: {bytes_text(plan.bytes)} of {bytes_text(plan.original_bytes)}, "
+        f"damage {plan.damage:.3g} {plan.unit} predicted",
+        *(f"{b.name}: {b.text}" for b in result.report.budgets if b.name != "size"),
+        "Every rule is one form and the weights it was found for; compile with it to get this artifact again.",
+    ]
+    text = written(plan, loop.prepared.program.sites, best.allocation.chosen, asked.prepared.policy, heading)
+    return SearchReport(
+        model=name,
+        plan=plan,
+        forms=tuple(form_of(row.site, best.stores[row.site]) for row in plan.sites),
+        budgets=result.report.budgets,
+        front=front(loop, best),
+        contenders=tuple(Measured(c.planned.plan.bytes, c.predicted, c.measured) for c in settled.contenders),
+        fidelity=result.report.fidelity.to_json() if result.report.fidelity else None,
+        policy=text,
+        seconds=dict(seconds),
+        notes=result.report.notes,
+    )
+
+
+def front_csv(points: Sequence[FrontPoint]) -> str:
+    """One row a point: bytes, predicted damage, predicted costs, whether the other budgets hold, which was taken."""
+    names = list(dict.fromkeys(name for point in points for name in point.costs))
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["bytes", "damage", *names, "met", "chosen"])
+    for p in points:
+        rows.writerow([p.bytes, p.damage, *(p.costs.get(name, "") for name in names), p.met, p.chosen])
+    return out.getvalue()
+
+
+def summary(found: Found) -> list[str]:
+    """The search in about ten lines."""
+    report, plan = found.report, found.result.plan
+    lines = found.result.report.lines()
+    met = [p for p in report.front if p.met]
+    if met:
+        ends = ", ".join(f"{bytes_text(p.bytes)} {p.damage:.2g}" for p in (met[0], met[len(met) // 2], met[-1]))
+        lines.insert(3, f"front     {len(met)} plans from the same measurements, size and damage: {ends}")
+    spent = sum(report.seconds.values())
+    lines.append(f"searched  {len(plan.sites)} weights, {len(report.contenders)} artifacts measured, {spent:.0f} s")
+    return lines
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,30 @@
+"""The default search space: what may be done to a model when no policy says so."""
+
+from __future__ import annotations
+
+from tersor.compiler.program import Program
+from tersor.policies import Policy
+
+MATRICES = ("linear", "embedding", "recurrent")
+LARGE = 4096
+"""Parameters from which a weight is worth codes of its own; smaller ones are kept in 16 bits."""
+
+
+def default_space(program: Program, calibrated: bool) -> Policy:
+    """Every matrix at 2 to 8 bits, with scales for 64 columns or for the row, rounded with compensation where there is
+    data to find it from; everything small in 16 bits."""
+    large = {s.kind for s in program.sites if s.kind in MATRICES and len(s.shape) == 2 and s.params >= LARGE}
+    small = {s.kind for s in program.sites if s.kind not in MATRICES or s.params < LARGE}
+    rounding = ", rounding = compensated" if calibrated else ""
+    lines = []
+    halved = " or ".join(kind for kind in (*MATRICES, "norm", "bias") if kind in small)
+    if halved:
+        lines.append(f"for {halved} choose half()")
+    matrices = " or ".join(kind for kind in MATRICES if kind in large)
+    if matrices:
+        narrowest = min(s.shape[-1] for s in program.sites if s.kind in large and len(s.shape) == 2)
+        groups = "{64, row}" if narrowest > 64 else "row"
+        lines.append(
+            f"for ({matrices}) where params >= {LARGE} choose uniform(bits = 2..8, group = {groups}{rounding})"
+        )
+    return Policy.parse("\n".join(lines) + "\n", "<default space>")

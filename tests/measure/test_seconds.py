@@ -1,0 +1,133 @@
+"""Times of leaves: which calls there are, what is timed once, and how parts and copies are counted. A fake clock and
+a fake engine stand in for the machine: no test depends on how fast it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from tests import zoo
+from torch import fx, nn
+
+from tersor.compiler.capture import capture
+from tersor.compiler.measure import seconds as timed
+from tersor.compiler.measure.calls import leaf_calls
+from tersor.compiler.measure.clock import Remembered, Shape, typical
+from tersor.compiler.measure.damage import WeightError
+from tersor.compiler.measure.price import Measurements, measure
+from tersor.compiler.measure.seconds import MEMORY, with_costs
+from tersor.compiler.program import Program
+from tersor.compiler.resolve import resolve
+from tersor.dsl import parse_policy
+from tersor.passes import METHODS
+from tersor.timings import Timings
+
+
+@dataclass
+class Eager:
+    """Plain torch, counting what it is asked for."""
+
+    version: str = "test"
+    emitted: list[fx.GraphModule] = field(default_factory=list)
+
+    def emit(self, module: fx.GraphModule) -> fx.GraphModule:
+        self.emitted.append(module)
+        return module
+
+
+def prepared(program: Program, text: str) -> Measurements:
+    policy = parse_policy(text, {method.id: method for method in METHODS})
+    return measure(program, resolve(program.sites, policy, METHODS), WeightError())
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every leaf takes a second a call; the list has how many were timed together, a number a batch."""
+    batches: list[int] = []
+
+    def fake(runs: list[object], threads: int, seconds: float) -> list[float]:
+        batches.append(len(runs))
+        return [float(len(run())) for run in runs]  # type: ignore[operator]  # one second for each copy of the ring
+
+    monkeypatch.setattr(timed, "typical", fake)
+    return batches
+
+
+def test_the_calls_of_every_leaf_are_those_of_the_model() -> None:
+    program = capture(*zoo.bert(), check=False)
+    calls = leaf_calls(program, Shape(3, 8))
+    query = next(s.readers[0].path for s in program.sites if s.role == "attention.query" and s.kind == "linear")
+    pooler = next(s.readers[0].path for s in program.sites if s.role == "head.pooler" and s.kind == "linear")
+    assert [(c.form, c.times) for c in calls[query]] == [("float32[3, 8, 32]", 1)]
+    assert [(c.form, c.times) for c in calls[pooler]] == [("float32[3, 32]", 1)]
+
+
+def test_leaves_of_one_form_are_timed_once_and_never_again(counted: list[int]) -> None:
+    program = capture(*zoo.bert(), check=False)
+    measured = prepared(program, "for linear choose uniform(bits = {4, 8}, group = row)")
+    known, shape = Remembered(), Shape(1, 8)
+    found = with_costs(program, measured, [shape], Eager(), known)
+    # three shapes of linears (the pooler's input has another), two choices each, which plain torch computes alike
+    assert sum(counted) == len(known.known)
+    for name, choices in found.choices.items():
+        kind = next(s.kind for s in program.sites if s.name == name)
+        for choice in choices:
+            assert choice.costs[str(shape)] == (1.0 if kind in ("linear", "embedding") else 0.0), name
+    counted.clear()
+    again = with_costs(program, measured, [shape], Eager(), known)
+    assert not counted
+    assert again.choices == found.choices
+    with_costs(program, measured, [shape], Eager("another version"), known)
+    assert counted
+
+
+def test_a_leaf_with_several_weights_is_shared_among_them(counted: list[int]) -> None:
+    model, example = zoo.lstm_lm()
+    program = capture(model, example, check=False)
+    measured = prepared(program, "for recurrent where width > 1 choose uniform(bits = {4, 8}, group = row)")
+    found = with_costs(program, measured, [Shape(1, 8)], Eager(), Remembered())
+    layers = {r.path for s in program.sites if s.kind == "recurrent" for r in s.readers}
+    total = sum(found.choices[s.name][0].costs[str(Shape(1, 8))] for s in program.sites if s.kind == "recurrent")
+    assert total == pytest.approx(len(layers))
+
+
+def test_a_long_matrix_is_timed_by_its_part(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(timed.ROWS, "linear", 16)
+    monkeypatch.setitem(timed.ROWS, "embedding", 16)
+    module = nn.Sequential(nn.Embedding(64, 8), nn.Linear(8, 48))
+    program = capture(module, {"input": torch.arange(60).reshape(2, 30)}, check=False)
+    found = with_costs(program, prepared(program, "for linear choose half()"), [Shape(2, 30)], Eager(), Remembered())
+    shape = str(Shape(2, 30))
+    (table,), (linear,) = found.choices["0.weight"], found.choices["1.weight"]
+    assert table.costs[shape] == 1.0
+    assert linear.costs[shape] == 3.0
+    assert table.costs[MEMORY] == 4 * 64 * 8
+    assert 4 * 48 * 8 <= linear.costs[MEMORY] <= 4 * 48 * 9
+
+
+def test_a_time_is_the_median_of_the_quietest_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls in turns; a busy stretch triples one of them."""
+    spent, calls = 0.0, {"a": 0, "b": 0}
+
+    def run(name: str, seconds: float) -> None:
+        nonlocal spent
+        calls[name] += 1
+        spent += seconds * (3 if calls[name] % 40 < 20 else 1)
+
+    monkeypatch.setattr("time.thread_time", lambda: spent)
+    found = typical([lambda: run("a", 0.001), lambda: run("b", 0.002)], 1, 0.5)
+    assert found == pytest.approx([0.001, 0.002])
+
+
+def test_times_are_kept_for_other_processes_and_a_lost_file_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "timings.sqlite"
+    Timings(path).put("a leaf", 0.25)
+    assert Timings(path).get("a leaf") == 0.25
+    assert Timings(path).get("another leaf") is None
+    path.write_bytes(b"this is no database" * 100)
+    damaged = Timings(path)
+    assert damaged.get("a leaf") is None
+    damaged.put("a leaf", 0.5)
+    assert damaged.get("a leaf") == 0.5
