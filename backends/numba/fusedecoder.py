@@ -106,7 +106,7 @@ def fuse_written_attention(module: fx.GraphModule) -> None:
     """softmax(q k^T * number, hidden where a mask says so) v becomes an `Attention`."""
     for i, softmax in enumerate(module.graph.find_nodes(op="call_function", target=aten.softmax.int)):
         product = _only_user(softmax, aten.matmul.default)
-        if product is None or softmax.args[1:] != (-1,) or product.args[0] is not softmax:
+        if product is None or softmax.args[1:] != (-1,) or product.args[0] != softmax:
             continue
         scores: Any = softmax.args[0]
         filled = _call(scores, aten.masked_fill.Scalar)
