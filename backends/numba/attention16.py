@@ -32,8 +32,9 @@ WIDEST = 128  # columns of a head
 LOG2E = 1.4426950408889634
 _HIDDEN = -1e30  # a query whose scores all lie below sees nothing
 _LEAST = -60.0  # exponents below are as good as none
-# 2^f on |f| <= 1/2, highest power first: a minimax fit of the relative error, 2.6e-6.
-_EXP2 = (0.00957010183, 0.0559178603, 0.240247448, 0.693121815, 0.999999261)
+# 2^f, highest power first: minimax fits of the relative error, 2.6e-6, on |f| <= 1/2 and on 0 <= f <= 1.
+_AROUND = (0.00957010183, 0.0559178603, 0.240247448, 0.693121815, 0.999999261)
+_ABOVE = (0.0135341679, 0.0520114607, 0.241442757, 0.693003834, 1.00000259)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,25 @@ def _inverse(e: Emitter, scale: Value) -> Value:
 def _pair(e: Emitter, low: Value, high: Value) -> Value:
     """Two vectors of integers as the 16-bit halves of one."""
     return e.b.or_(e.b.and_(low, e.int_vector(0xFFFF)), e.b.shl(high, e.int_vector(16)))
+
+
+def _power(e: Emitter, x: Value) -> Value:
+    """WEIGHT * 2^x for x <= 0, at least 2^_LEAST."""
+    b = e.b
+    if e.level.lanes == 16:
+        f = e.above_floor(x)
+    else:
+        least = e.float_vector(_LEAST)
+        x = b.select(b.fcmp_ordered("<", x, least), least, x)
+        n = e.to_int(x)
+        f = b.fsub(x, e.to_float(n))
+    coefficients = _ABOVE if e.level.lanes == 16 else _AROUND
+    power = e.float_vector(WEIGHT * coefficients[0])
+    for c in coefficients[1:]:
+        power = e.fma(power, f, e.float_vector(WEIGHT * c))
+    if e.level.lanes == 16:
+        return e.scale_by_floor(power, x)
+    return b.bitcast(b.add(b.bitcast(power, e.ints), b.shl(n, e.int_vector(23))), e.floats)
 
 
 def make_columns(spec: AttentionSpec, limit: float) -> Any:
@@ -291,24 +311,18 @@ def make_softmax(spec: AttentionSpec) -> Any:
         tops = e.loop(keys, [e.float_vector(_HIDDEN)] * STRIPS, highest)
 
         def weight(key: Value, v: int) -> Value:
-            x = b.fsub(e.load_floats(at(key, v)), tops[v])
-            least = e.float_vector(_LEAST)
-            x = b.select(b.fcmp_ordered("<", x, least), least, x)
-            n = e.to_int(x)
-            f = b.fsub(x, e.to_float(n))
-            power = e.float_vector(WEIGHT * _EXP2[0])
-            for c in _EXP2[1:]:
-                power = e.fma(power, f, e.float_vector(WEIGHT * c))
-            shifted = b.add(b.bitcast(power, e.ints), b.shl(n, e.int_vector(23)))
-            return e.to_int(b.bitcast(shifted, e.floats))
+            return e.to_int(_power(e, b.fsub(e.load_floats(at(key, v)), tops[v])))
+
+        ones = e.int_vector(0x00010001)
 
         def pair(j: Value, totals: list[Value]) -> list[Value]:
             first = e.times(j, 2)
             new = []
             for v in strips:
                 low, high = weight(first, v), weight(b.add(first, I64(1)), v)
-                e.store(e.at(target, e.times(j, STRIPS * size), v * size), _pair(e, low, high))
-                new.append(b.add(totals[v], b.add(low, high)))
+                both = b.or_(low, b.shl(high, e.int_vector(16)))  # no weight is negative
+                e.store(e.at(target, e.times(j, STRIPS * size), v * size), both)
+                new.append(e.dot_pairs(totals[v], both, ones))
             return new
 
         # An odd number of keys is made even with one that is hidden.

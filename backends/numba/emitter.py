@@ -148,6 +148,15 @@ class Emitter:
         """x * y + z, rounded once."""
         return self.call(f"llvm.fma.{self._suffix('f')}", self.floats, x, y, z)
 
+    def above_floor(self, x: Value) -> Value:
+        """x - floor(x), with 16 lanes; 0 of an infinity."""
+        down, every, as_set = I32(0b1001), I16(-1), I32(4)  # rounding down, no exception; all lanes; current mode
+        return self.call("llvm.x86.avx512.mask.reduce.ps.512", self.floats, x, down, x, every, as_set)
+
+    def scale_by_floor(self, x: Value, exponent: Value) -> Value:
+        """x * 2^floor(exponent), with 16 lanes; 0 where the exponent is minus infinity."""
+        return self.call("llvm.x86.avx512.mask.scalef.ps.512", self.floats, x, exponent, x, I16(-1), I32(4))
+
     def to_float(self, x: Value) -> Value:
         return self.b.sitofp(x, self.floats)
 
