@@ -84,6 +84,11 @@ def _notes(measured: Measurements, allocation: Allocation, formed: Collection[st
             f"{len(measured.unjudged)} sites are judged by weight error at the median sensitivity, since the signal "
             f"has no score for them: {_few(measured.unjudged)}"
         )
+    if measured.sampled:
+        notes.append(
+            f"{len(measured.sampled)} sites are priced on a sample of their rows: their errors are estimates, their "
+            f"bytes are exact"
+        )
     wanting = [c for c in allocation.chosen.values() if c.candidate is not None and c.candidate.wants_form]
     if wanting:
         notes.append(

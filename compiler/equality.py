@@ -85,12 +85,13 @@ def disagreement(
     example: Mapping[str, Tensor],
     limits: Sequence[Limit] = (),
     seeded: bool = False,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
 ) -> str | None:
-    """Where and how the two differ: on the example itself and at other shapes; None when nowhere. Other shapes that
-    `theirs` itself refuses are passed over."""
+    """Where and how the two differ: on the example itself and at other shapes (batch, sequence); None when nowhere.
+    Other shapes that `theirs` itself refuses are passed over."""
     first = next(iter(example.values()))
     variants = [(f"on the example, {tuple(first.shape)}", dict(example))]
-    variants += [(f"at batch {b}, sequence {s}", resized(example, b, s, limits)) for b, s in SHAPES]
+    variants += [(f"at batch {b}, sequence {s}", resized(example, b, s, limits)) for b, s in shapes]
     for number, (where, inputs) in enumerate(variants):
         with fixed_numerics(seeded):
             try:

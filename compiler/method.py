@@ -51,7 +51,8 @@ class Method(ABC, Generic[P]):
     section and equation, or the paper.
 
     `scope = "rule"` means that the method looks at all tensors of a rule together (`survey`), so that the rule's sites
-    take the same point or none of them does.
+    take the same point or none of them does. `by_row` says that each row of a matrix is packed whatever the others are,
+    into bytes that follow from the shape: then prices are found some rows at a time (`measure.rows`).
     """
 
     id: ClassVar[str]
@@ -60,6 +61,7 @@ class Method(ABC, Generic[P]):
     kinds: ClassVar[frozenset[Kind]]
     needs: ClassVar[frozenset[Need]] = frozenset({"weights"})
     scope: ClassVar[Literal["site", "rule"]] = "site"
+    by_row: ClassVar[bool] = False
     Params: ClassVar[type[Any]]
 
     @property

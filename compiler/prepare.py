@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from tersor.compiler.diagnostics import Diagnostic, PolicyError
 from tersor.compiler.measure.collect import Batch, Progress
 from tersor.compiler.measure.damage import Damage, SecondOrder, WeightError
-from tersor.compiler.measure.forms import product_forms
+from tersor.compiler.measure.forms import Form, product_forms
 from tersor.compiler.measure.ledger import Forgetful, Ledger
 from tersor.compiler.measure.price import Choice, Measurements, measure, pack_chosen
+from tersor.compiler.measure.shelf import Shelf
 from tersor.compiler.measure.signal import SIGNALS, Signal, SignalName, signal_of
 from tersor.compiler.memory import give_back
 from tersor.compiler.method import Method
@@ -34,16 +33,16 @@ class Forms:
         program: Program,
         resolution: Resolution,
         batches: Sequence[Batch],
-        known: Mapping[str, Tensor],
+        known: Mapping[str, Form],
         ledger: Ledger,
         progress: Progress | None,
     ) -> None:
         self.program, self.batches, self.ledger, self.progress = program, batches, ledger, progress
-        self.known = dict(known)
+        self.known = Shelf(known)
         self.asked = set(known)
         self.wanting = [d.site for d in resolution.decisions if any(c.wants_form for c in d.candidates)]
 
-    def of(self, chosen: Mapping[str, Choice]) -> Mapping[str, Tensor]:
+    def of(self, chosen: Mapping[str, Choice]) -> Mapping[str, Form]:
         """The forms of the chosen candidates that want one."""
         wanted = {c.site for c in chosen.values() if c.candidate is not None and c.candidate.wants_form}
         if not any(s.name in wanted and s.name not in self.asked for s in self.wanting):
@@ -54,15 +53,16 @@ class Forms:
             if site.name not in self.known:
                 kept = self.ledger.recall_arrays(f"form {site.name}")
                 if kept is not None:
-                    self.known[site.name] = kept["form"]
+                    self.known.put({site.name: Form.of(kept)})
                 elif site.kind in ("linear", "recurrent"):
                     missing.append(site)
         if missing:
             found = product_forms(self.program, missing, self.batches, self.progress)
-            self.known |= found
+            self.known.put(found)
             if sum(form.nbytes for form in found.values()) <= FORM_BYTES:
                 for name, form in found.items():
-                    self.ledger.keep_arrays(f"form {name}", {"form": form})
+                    self.ledger.keep_arrays(f"form {name}", form.arrays())
+            del found
             give_back()
         return self.known
 

@@ -10,11 +10,12 @@ from torch import fx, nn
 from tersor.backends.numba.attention import join_attentions, prepare_masks
 from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms import FORMS, Target, plain_kernel
+from tersor.backends.numba.forms.recurrent import recurrent, refuse_recurrent
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears, split_chains
 from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
-from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
+from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, CompressedRecurrent, StoredWeight
 from tersor.compiler.errors import RequestError
 
 
@@ -28,7 +29,7 @@ class Lowered:
 
 
 class NumbaBackend:
-    """Claims the stores of linears and embeddings that have a form (`forms`); all other stores stay eager.
+    """Claims the stores of linears, embeddings and recurrent layers that have a form (`forms`); others stay eager.
 
     Activations are rounded to 8 bits in groups of `activation_group` columns (0: one scale per row, faster and less
     exact). `level` asks for a CPU level (default: `features.detect`).
@@ -42,6 +43,8 @@ class NumbaBackend:
 
     def claim(self, leaf: nn.Module) -> str | None:
         """Why a leaf cannot be lowered; None if it can."""
+        if isinstance(leaf, CompressedRecurrent):
+            return refuse_recurrent(leaf, FORMS)
         if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
             return f"no kernel for a {type(leaf).__name__}"
         store = leaf.stored.template
@@ -94,6 +97,8 @@ class NumbaBackend:
         return NativeGraph(lowered.eval(), HANDLERS, self.level.name), rows
 
     def _kernel(self, leaf: nn.Module, target: Target) -> nn.Module:
+        if isinstance(leaf, CompressedRecurrent):
+            return recurrent(leaf, FORMS, target, HANDLERS)
         if not isinstance(leaf, CompressedLinear | CompressedEmbedding):
             raise RequestError(f"no kernel for a {type(leaf).__name__}")
         store = leaf.stored.store()

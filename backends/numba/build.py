@@ -72,6 +72,9 @@ _SOURCES = (
     "glue_copy",
     "glue_unary",
     "glue_binary",
+    "cells",
+    "recurrentoperands",
+    "glue_recurrence",
     "build",
 )
 _lock = RLock()

@@ -17,28 +17,46 @@ import torch
 from torch import Tensor
 
 from tersor.compiler.measure.collect import Batch, Lookups, Products, Progress, Slopes, Trace, collect, schedule
-from tersor.compiler.measure.forms import lookup_forms
+from tersor.compiler.measure.forms import Form, lookup_forms
 from tersor.compiler.measure.signal import Signal
 from tersor.compiler.memory import give_back
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 
 BLOCK_BYTES = 12 * 2**20
+EXAMPLES = 16
+"""Examples whose weight gradients are held at a time."""
+
+Block = tuple[int, Tensor]
+"""Several changes of some rows of a weight: the number of the first row, and (changes, rows, ...)."""
 
 
 class Damage(Protocol):
     """Scores changes D = W' - W of a site's weight; None where it cannot tell (the signal does not reach the site).
-    `forms` are the error forms it came to know on the way."""
+
+    `forms` are the error forms it came to know on the way. `sampled` says that the score does not depend on which rows
+    change: then blocks may be a sample of the rows.
+    """
 
     unit: str
-    forms: dict[str, Tensor]
+    sampled: bool
+    forms: dict[str, Form]
 
-    def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]: ...
+    def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]:
+        """The scores of whole changes, one after another."""
+
+    def score_blocks(self, site: Site, blocks: Iterable[Block]) -> list[float | None]:
+        """The scores of several changes that are given some rows at a time."""
 
 
 def relative_error(weight: Tensor, change: Tensor) -> float:
     """||D||^2 / ||W||^2 (0 for a weight of zeros that stays so)."""
     size, moved = (float(torch.linalg.vector_norm(t)) ** 2 for t in (weight, change))
+    return relative(moved, size)
+
+
+def relative(moved: float, size: float) -> float:
+    """||D||^2 / ||W||^2 from the two; ||D||^2 for a weight of zeros."""
     return moved / size if size > 0 else moved
 
 
@@ -46,13 +64,20 @@ class WeightError:
     """Damage judged by `relative_error` alone: needs no data."""
 
     unit = "relative squared weight error"
+    sampled = True
 
     def __init__(self) -> None:
-        self.forms: dict[str, Tensor] = {}
+        self.forms: dict[str, Form] = {}
 
     def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]:
         for _ in changes:
             yield None
+
+    def score_blocks(self, site: Site, blocks: Iterable[Block]) -> list[float | None]:
+        count = 0
+        for _, changes in blocks:
+            count = len(changes)
+        return [None] * count
 
 
 class SecondOrder:
@@ -60,6 +85,8 @@ class SecondOrder:
 
     `forms` are the error forms of the weights that are looked up, of the groups so far.
     """
+
+    sampled = False
 
     def __init__(
         self,
@@ -72,7 +99,7 @@ class SecondOrder:
         progress: Progress | None = None,
     ) -> None:
         self.unit = signal.unit
-        self.forms: dict[str, Tensor] = {}
+        self.forms: dict[str, Form] = {}
         self.schedule = schedule(program.sites, batches, memory)
         self._group = {site.name: i for i, group in enumerate(self.schedule.groups) for site in group}
         self._collect = partial(
@@ -100,25 +127,30 @@ class SecondOrder:
         return self._traces.get(site.name, ())
 
     def score(self, site: Site, changes: Iterable[Tensor]) -> Iterator[float | None]:
-        traces = self.traces(site)
-        products = [trace for trace in traces if isinstance(trace, Products)]
+        traces = self.traces(site)  # before the first change is made: collecting them takes memory
         # Products pay for the examples' weight gradients once per chunk; a table that is only looked up pays nothing.
-        room = 4 * BLOCK_BYTES if products else BLOCK_BYTES
+        room = 4 * BLOCK_BYTES if any(isinstance(t, Products) for t in traces) else BLOCK_BYTES
         for chunk in _chunks(changes, max(1, room // max(1, 4 * site.params))):
-            slopes = torch.zeros(self.schedule.examples, len(chunk))
-            for trace in traces:
-                _add_slopes(slopes, trace, chunk)
-            if products:
-                _add_products(slopes, products, chunk)
+            yield from self.score_blocks(site, _blocks(chunk))
             chunk.clear()  # the changes of a large table are large: gone before the next ones are made
-            scores: list[float | None] = (0.5 * slopes.square().mean(0)).tolist()
-            yield from scores if traces else [None] * len(scores)
+
+    def score_blocks(self, site: Site, blocks: Iterable[Block]) -> list[float | None]:
+        traces = self.traces(site)
+        slopes = torch.zeros(self.schedule.examples, 0)
+        for at, changes in blocks:
+            if not slopes.numel():
+                slopes = torch.zeros(self.schedule.examples, len(changes))
+            for trace in traces:
+                _add_slopes(slopes, trace, at, changes)
+        scores: list[float | None] = (0.5 * slopes.square().mean(0)).tolist()
+        return scores if traces else [None] * len(scores)
 
 
 def _chunks(changes: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
     chunk: list[Tensor] = []
     for change in changes:
         chunk.append(change)
+        del change  # the chunk alone holds it
         if len(chunk) == size:
             yield chunk
             chunk = []
@@ -126,27 +158,32 @@ def _chunks(changes: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
         yield chunk
 
 
-def _add_slopes(slopes: Tensor, trace: Trace, changes: list[Tensor]) -> None:
-    """Add the derivative of each example's probe along each change to `slopes` (examples, changes)."""
+def _blocks(changes: Sequence[Tensor]) -> Iterator[Block]:
+    """Whole changes some rows at a time."""
+    rows = changes[0].shape[0]
+    step = max(1, BLOCK_BYTES // max(1, 4 * len(changes) * (changes[0].numel() // max(1, rows))))
+    for at in range(0, rows, step):
+        yield at, torch.stack([change[at : at + step] for change in changes])
+
+
+def _add_slopes(slopes: Tensor, trace: Trace, at: int, changes: Tensor) -> None:
+    """Add the derivative of each example's probe along each change of the rows from `at` on to `slopes` (examples,
+    changes)."""
+    rows = slice(at, at + changes.shape[1])
     match trace:
+        case Products(first, inputs, gradients):
+            flat = changes.flatten(1).T
+            for start in range(0, len(inputs), EXAMPLES):
+                some = slice(start, start + EXAMPLES)
+                x, g = inputs[some].to(torch.float32), gradients[some, :, rows].to(torch.float32)
+                weight_gradient = torch.bmm(g.transpose(1, 2), x).flatten(1)
+                slopes[first + start : first + start + len(x)] += weight_gradient @ flat
         case Lookups(first, index, gradients):
-            rows, g = index.reshape(-1), gradients.reshape(-1, gradients.shape[-1]).to(torch.float32)
-            for c, change in enumerate(changes):
-                per_token = (change[rows] * g).sum(-1)
-                slopes[first : first + index.shape[0], c] += per_token.reshape(index.shape).sum(-1)
+            inside = (index >= rows.start) & (index < rows.stop)
+            if bool(inside.any()):
+                example, found = first + inside.nonzero()[:, 0], index[inside] - at
+                g = gradients[inside].to(torch.float32)
+                for c, change in enumerate(changes):
+                    slopes[:, c].index_add_(0, example, (change[found] * g).sum(-1))
         case Slopes(first, gradient):
-            for c, change in enumerate(changes):
-                slopes[first, c] += (gradient * change).sum()
-
-
-def _add_products(slopes: Tensor, traces: Sequence[Products], changes: list[Tensor]) -> None:
-    """`_add_slopes` for products: the examples' weight gradients, a block of rows at a time, times all changes."""
-    out, width = changes[0].shape
-    block = max(1, BLOCK_BYTES // (4 * width * len(changes)))
-    for start in range(0, out, block):
-        rows = slice(start, start + block)
-        stacked = torch.stack([change[rows].reshape(-1) for change in changes]).T
-        for trace in traces:
-            x, g = trace.inputs.to(torch.float32), trace.gradients[..., rows].to(torch.float32)
-            weight_gradient = torch.bmm(g.transpose(1, 2), x).flatten(1)
-            slopes[trace.first : trace.first + len(x)] += weight_gradient @ stacked
+            slopes[first] += changes.flatten(1) @ gradient[rows].reshape(-1)

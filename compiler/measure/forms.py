@@ -22,15 +22,62 @@ from tersor.compiler.site import Site
 from tersor.compiler.slots import slots
 
 MAX_EXAMPLES = 1024
+BLOCK = 256
+"""Rows of a form that are held together."""
 
 
-def lookup_forms(found: Mapping[str, Sequence[Trace]]) -> dict[str, Tensor]:
+class Form:
+    """A symmetric sum of x x^T, (width, width): the block rows of its upper triangle, which is little more than half of
+    it."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._rows = [torch.zeros(min(BLOCK, width - at), width - at) for at in range(0, width, BLOCK)]
+
+    def add(self, x: Tensor) -> None:
+        """Add the sum over the rows of x, (tokens, width)."""
+        for at, rows in zip(range(0, self.width, BLOCK), self._rows, strict=True):
+            rows.addmm_(x[:, at : at + BLOCK].T, x[:, at:])
+
+    def __add__(self, other: Form) -> Form:
+        total = Form(self.width)
+        for rows, mine, theirs in zip(total._rows, self._rows, other._rows, strict=True):
+            torch.add(mine, theirs, out=rows)
+        return total
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(rows.nbytes for rows in self._rows)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What is held, by name."""
+        return {str(i): rows for i, rows in enumerate(self._rows)}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> Form:
+        """The inverse of `arrays`."""
+        form = cls(arrays["0"].shape[1])
+        form._rows = [arrays[str(i)] for i in range(len(form._rows))]
+        return form
+
+    def dense(self) -> Tensor:
+        """All of it."""
+        full = torch.empty(self.width, self.width)
+        for at, rows in zip(range(0, self.width, BLOCK), self._rows, strict=True):
+            full[at : at + BLOCK, at:] = rows
+            full[at + BLOCK :, at : at + BLOCK] = rows[:, BLOCK:].T
+        return full
+
+
+def lookup_forms(found: Mapping[str, Sequence[Trace]]) -> dict[str, Form]:
     """The forms of the weights that are looked up, from the gradients that calibration kept."""
-    forms: dict[str, Tensor] = {}
+    forms: dict[str, Form] = {}
     for name, traces in found.items():
-        gradients = [t.gradients.flatten(0, -2).to(torch.float32) for t in traces if isinstance(t, Lookups)]
-        if gradients:
-            forms[name] = sum((g.T @ g for g in gradients), torch.zeros(()))
+        for trace in traces:
+            if isinstance(trace, Lookups):
+                gradients = trace.gradients.flatten(0, -2).to(torch.float32)
+                forms.setdefault(name, Form(gradients.shape[1])).add(gradients)
     return forms
 
 
@@ -39,7 +86,7 @@ class _Moments:
     tensor being read is held."""
 
     def __init__(self) -> None:
-        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.sums: dict[tuple[str, ...], Form] = {}
         self.inputs: Mapping[str, Tensor] = {}
         self.batch = 0
         self._given: Tensor | None = None
@@ -53,14 +100,13 @@ class _Moments:
 
     def flush(self) -> None:
         if self._given is not None:
-            moment = _moment(self._given, self.inputs, self.batch)
-            key = tuple(self._readers)
-            self.sums[key] = self.sums[key].add_(moment) if key in self.sums else moment
+            rows = _rows(self._given, self.inputs, self.batch)
+            self.sums.setdefault(tuple(self._readers), Form(rows.shape[1])).add(rows)
         self._given, self._readers = None, []
 
-    def forms(self) -> dict[str, Tensor]:
+    def forms(self) -> dict[str, Form]:
         """The sums by reader; a weight that is read several times gets them all."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Form] = {}
         for readers, moment in self.sums.items():
             for name in readers:
                 found[name] = found[name] + moment if name in found else moment
@@ -69,7 +115,7 @@ class _Moments:
 
 def product_forms(
     program: Program, sites: Sequence[Site], batches: Sequence[Batch], progress: Progress | None = None
-) -> dict[str, Tensor]:
+) -> dict[str, Form]:
     """The forms of linear and recurrent weights from one forward pass."""
     run = program.callable().eval()
     moments = _Moments()
@@ -109,11 +155,10 @@ def product_forms(
     return moments.forms()
 
 
-def _moment(given: Tensor, inputs: Mapping[str, Tensor], batch: int) -> Tensor:
-    """Sum of x x^T over the tokens that are not padding."""
+def _rows(given: Tensor, inputs: Mapping[str, Tensor], batch: int) -> Tensor:
+    """What is read, (tokens, width), zero where it is padding."""
     x = given.to(torch.float32)
     rows = by_example(x, batch, 1)
     if rows is not None:
         x = rows * token_mask(rows, inputs).unsqueeze(-1)
-    x = x.flatten(0, -2)
-    return x.T @ x
+    return x.flatten(0, -2)

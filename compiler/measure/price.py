@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -14,7 +13,10 @@ from torch import Tensor
 from tersor.compiler.candidate import Candidate, pack, pack_each
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.damage import Damage, relative_error
+from tersor.compiler.measure.forms import Form
 from tersor.compiler.measure.ledger import Forgetful, Ledger, digest
+from tersor.compiler.measure.rows import NOT_FINITE, Price, by_row, price_rows, sampled_rows
+from tersor.compiler.measure.size import described_bytes
 from tersor.compiler.memory import give_back
 from tersor.compiler.method import Refusal
 from tersor.compiler.program import Program
@@ -22,7 +24,6 @@ from tersor.compiler.resolve import Decision, Refused, Resolution
 from tersor.compiler.site import Site
 from tersor.compiler.slots import parameter_of
 from tersor.compiler.stores import Dense, Store
-from tersor.compiler.stores.base import join
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Measurements:
-    """The choices of every site, what was refused while packing, and which sites the damage score could not judge."""
+    """The choices of every site, what was refused while packing, which sites the damage score could not judge, and
+    which were judged by a sample of their rows."""
 
     choices: Mapping[str, tuple[Choice, ...]]
     refused: tuple[Refused, ...]
     unjudged: tuple[str, ...]
     unit: str
+    sampled: tuple[str, ...] = ()
 
 
+UNJUDGED = -1.0
+"""Damage of a choice that the score could not judge, until the judged ones are known."""
 GIVE_BACK = 2**20
 """Bytes of a weight above which the memory its candidates took goes back to the system at once."""
-
-HEADER_ENTRY = len('"":{"dtype":"F16","shape":[0000000],"data_offsets":[00000000,00000000]},')
-"""Bytes of one array in the header of a tensor file, to within the digits of its offsets; without its name."""
-
-
-def described_bytes(site: Site, store: Store) -> int:
-    """What a site takes in the artifact: its arrays, their header entries and the description of the store."""
-    headers = sum(HEADER_ENTRY + len(join(site.name, name)) for name in store.arrays())
-    described = json.dumps({site.name: store.spec()}, separators=(",", ":"))
-    return store.nbytes() + headers + len(described)
 
 
 def as_it_is(program: Program, site: Site) -> Dense:
@@ -103,6 +98,7 @@ def measure(
     choices: dict[str, tuple[Choice, ...]] = {}
     refused: list[Refused] = []
     unjudged: dict[str, None] = {}
+    sampled: list[str] = []
     for number, decision in enumerate(resolution.decisions):
         site = decision.site
         if site.kind == "attention":
@@ -110,6 +106,8 @@ def measure(
         if not decision.candidates:
             choices[site.name] = (kept(program, site),)
             continue
+        if damage.sampled and any(by_row(site, c) for c in decision.candidates) and site.shape[0] > sampled_rows(site):
+            sampled.append(site.name)
         key = _key(decision, resolution)
         known = ledger.recall(key)
         if known is not None:
@@ -119,49 +117,64 @@ def measure(
                 unjudged[site.name] = None
             continue
         weight = parameter_of(program.module, site)
-        stores = _stores(weight, decision, surveyed)
-        priced: list[tuple[Candidate, int, float]] = []
-        before = len(refused)
-
-        def changes(
-            stores: Iterator[tuple[Candidate, Store | Refusal]] = stores,
-            weight: Tensor = weight,
-            priced: list[tuple[Candidate, int, float]] = priced,
-            site: Site = site,
-        ) -> Iterator[Tensor]:
-            for candidate, store in stores:
-                if isinstance(store, Refusal):
-                    refused.append(Refused(site.name, candidate.text, store.reason))
-                    continue
-                size, dense = described_bytes(site, store), store.dense().detach()
-                change = dense - weight if dense.data_ptr() == weight.data_ptr() else dense.sub_(weight)
-                del store, dense
-                error = relative_error(weight, change)
-                if not isfinite(error):
-                    refused.append(Refused(site.name, candidate.text, "the packed weight is not finite"))
-                    continue
-                priced.append((candidate, size, error))
-                yield change
-                del change  # before the next one is made
-
-        scores = list(damage.score(site, changes()))
-        if any(score is None for score in scores):
+        found = _prices(site, weight, decision, surveyed, damage)
+        gone = [Refused(site.name, c.text, f.reason) for c, f in found if isinstance(f, Refusal)]
+        priced = [(c, f) for c, f in found if isinstance(f, Price)]
+        refused += gone
+        if any(price.damage is None for _, price in priced):
             unjudged[site.name] = None
         choices[site.name] = tuple(
-            Choice(site.name, candidate, size, -1.0 if score is None else score, error)
-            for (candidate, size, error), score in zip(priced, scores, strict=True)
+            Choice(site.name, candidate, p.bytes, UNJUDGED if p.damage is None else p.damage, p.error)
+            for candidate, p in priced
         ) or (kept(program, site),)
         form = damage.forms.get(site.name)
         if form is not None:
-            ledger.keep_arrays(f"form {site.name}", {"form": form})
-        rows = [(c.text, size, error, score) for (c, size, error), score in zip(priced, scores, strict=True)]
-        reasons = [(r.candidate, r.reason) for r in refused[before:]]
+            ledger.keep_arrays(f"form {site.name}", form.arrays())
+        rows = [(c.text, price.bytes, price.error, price.damage) for c, price in priced]
+        reasons = [(r.candidate, r.reason) for r in gone]
         ledger.keep(key, {"priced": rows, "refused": reasons})
         if 4 * site.params > GIVE_BACK:
             give_back()
         if progress:
             progress("pricing", number + 1, len(resolution.decisions))
-    return Measurements(_judge_the_rest(choices), tuple(refused), tuple(unjudged), damage.unit)
+    return Measurements(_judge_the_rest(choices), tuple(refused), tuple(unjudged), damage.unit, tuple(sampled))
+
+
+def _prices(
+    site: Site, weight: Tensor, decision: Decision, surveyed: Surveyed, damage: Damage
+) -> list[tuple[Candidate, Price | Refusal]]:
+    """Every candidate with its price, in the order of the policy."""
+    apart = [c for c in decision.candidates if by_row(site, c)]
+    rest = [c for c in decision.candidates if not by_row(site, c)]
+    rows = iter(price_rows(site, weight, apart, damage))
+    whole = iter(_whole(site, weight, rest, surveyed, damage) if rest else ())
+    return [(c, next(rows if by_row(site, c) else whole)) for c in decision.candidates]
+
+
+def _whole(
+    site: Site, weight: Tensor, candidates: Sequence[Candidate], surveyed: Surveyed, damage: Damage
+) -> list[Price | Refusal]:
+    """Prices of candidates that must see the whole weight."""
+    found: list[Price | Refusal] = []
+
+    def changes() -> Iterator[Tensor]:
+        for store in _stores(site, weight, candidates, surveyed):
+            if isinstance(store, Refusal):
+                found.append(store)
+                continue
+            size, dense = described_bytes(site, store), store.dense().detach()
+            change = dense - weight if dense.data_ptr() == weight.data_ptr() else dense.sub_(weight)
+            del store, dense
+            error = relative_error(weight, change)
+            if not isfinite(error):
+                found.append(NOT_FINITE)
+                continue
+            found.append(Price(size, error, None))
+            yield change
+            del change  # before the next one is made
+
+    scores = iter(list(damage.score(site, changes())))
+    return [replace(price, damage=next(scores)) if isinstance(price, Price) else price for price in found]
 
 
 def _key(decision: Decision, resolution: Resolution) -> str:
@@ -176,7 +189,7 @@ def _key(decision: Decision, resolution: Resolution) -> str:
 def _recalled(decision: Decision, priced: Sequence[tuple[str, int, float, float | None]]) -> tuple[Choice, ...]:
     by_text = {candidate.text: candidate for candidate in decision.candidates}
     return tuple(
-        Choice(decision.site.name, by_text[text], size, -1.0 if score is None else score, error)
+        Choice(decision.site.name, by_text[text], size, UNJUDGED if score is None else score, error)
         for text, size, error, score in priced
     )
 
@@ -217,17 +230,18 @@ def _scope(surveyed: Surveyed, candidate: Candidate, site: str) -> dict[int, Any
     return {step: by_site.get(site) for step, by_site in steps.items()}
 
 
-def _stores(weight: Tensor, decision: Decision, surveyed: Surveyed) -> Iterator[tuple[Candidate, Store | Refusal]]:
-    candidates = decision.candidates
+def _stores(
+    site: Site, weight: Tensor, candidates: Sequence[Candidate], surveyed: Surveyed
+) -> Iterator[Store | Refusal]:
     if any(candidate.scoped for candidate in candidates):
         for candidate in candidates:
-            yield candidate, pack(weight, candidate.steps, _scope(surveyed, candidate, decision.site.name))
+            yield pack(weight, candidate.steps, _scope(surveyed, candidate, site.name))
     else:
-        yield from zip(candidates, pack_each(weight, candidates), strict=True)
+        yield from pack_each(weight, candidates)
 
 
 def pack_chosen(
-    program: Program, resolution: Resolution, chosen: Mapping[str, Choice], forms: Mapping[str, Tensor] = {}
+    program: Program, resolution: Resolution, chosen: Mapping[str, Choice], forms: Mapping[str, Form] = {}
 ) -> dict[str, Store]:
     """The stores of a plan: every chosen candidate packed, every kept parameter as it is. `forms` are those of the
     sites whose candidate wants one."""
@@ -243,7 +257,7 @@ def pack_chosen(
         weight = parameter_of(program.module, decision.site)
         name, steps = decision.site.name, choice.candidate.steps
         form = forms.get(name) if choice.candidate.wants_form else None
-        store = pack(weight, steps, _scope(surveyed, choice.candidate, name), form)
+        store = pack(weight, steps, _scope(surveyed, choice.candidate, name), form.dense() if form else None)
         if isinstance(store, Refusal):
             raise ValueError(f"{decision.site.name}: {store.reason}")
         stores[decision.site.name] = store

@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
+from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Affine, Codes, Dense
 
 DAMPING = 0.01
@@ -28,16 +30,21 @@ Fit = Callable[[Tensor], Affine]
 
 
 def inverse_factor(form: Tensor) -> Tensor:
-    """U, upper triangular, with U^T U = (H + damp mean(diag H) I)^-1, computed in float64."""
-    damped = form.to(torch.float64, copy=True)
+    """U, upper triangular, with U^T U = (H + damp mean(diag H) I)^-1, computed in float64.
+
+    With J the matrix that turns the order around and J H J = L L^T, R = J L J is upper triangular, H = R R^T and
+    U = R^-1.
+    """
+    damped = form.flip(0, 1).to(torch.float64)
     mean = float(damped.diagonal().mean())
     damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
-    # Each of these is as large as the weights of a layer in float64: none outlives its use.
-    lower = torch.linalg.cholesky(damped)
-    del damped
-    inverse = torch.cholesky_inverse(lower)
-    del lower
-    return torch.linalg.cholesky(inverse, upper=True).to(torch.float32)  # type: ignore[no-any-return]
+    # In place, since each of these is as large as the weights of a layer in float64.
+    lower, failed = lapack.dpotrf(damped.numpy().T, lower=1, clean=1, overwrite_a=1)
+    if not failed:
+        lower, failed = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    if failed:
+        raise CompilerBug(f"the damped form of an error of width {len(form)} is not positive definite")
+    return torch.from_numpy(lower).to(torch.float32).flip(0, 1)
 
 
 def compensated(weight: Tensor, form: Tensor, group: int, fit: Fit) -> Affine:

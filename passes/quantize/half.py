@@ -24,6 +24,7 @@ class HalfPrecision(Method[Half]):
     title = "16-bit floats"
     source = "survey section 8.3"
     kinds = frozenset({"linear", "embedding", "recurrent", "norm", "bias", "other"})
+    by_row = True
     Params = Half
 
     def refuse(self, shape: tuple[int, ...], point: Half) -> Refusal | None:

@@ -25,6 +25,7 @@ class Int8Quantisation(Method[Int8]):
     title = "8-bit inference quantisation"
     source = "survey sections 3.3.5 and 8.1, equations 37-39"
     kinds = frozenset({"linear", "embedding", "recurrent"})
+    by_row = True
     Params = Int8
 
     def refuse(self, shape: tuple[int, ...], point: Int8) -> Refusal | None:

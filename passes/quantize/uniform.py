@@ -64,16 +64,19 @@ def half_scale(low: Tensor, high: Tensor, levels: int) -> Dense:
     flat = high <= low
     exact = torch.where(flat, torch.ones_like(low), (high - low) / levels)
     scale = Dense.of(exact, "float16")
+    stored = scale.state()[""].reshape(-1)
+    # Groups whose scale still leaves a code unused; one whose scale is already 0 has none to lower.
+    left = (~flat).reshape(-1).nonzero().squeeze(-1)
+    lows, highs = low.reshape(-1), high.reshape(-1)
     for _ in range(24):
-        values = scale.values.clamp_min(torch.finfo(torch.float32).tiny)
-        unused = ((high / values).round() - (low / values).round() < levels) & ~flat
-        stored = scale.state()[""]
-        unused &= stored > 0  # a range below the smallest 16-bit scale has none to lower
-        if not bool(unused.any()):
+        values = Dense.build(left.shape, scale.meta(), {}, stored[left]).values
+        divisor = values.clamp_min(torch.finfo(torch.float32).tiny)
+        unused = (highs[left] / divisor).round() - (lows[left] / divisor).round() < levels
+        left = left[unused & (values > 0)]
+        if not left.numel():
             break
-        lower = (stored.view(torch.int16) - 1).view(torch.float16)
-        scale = Dense.build(scale.shape, scale.meta(), {}, torch.where(unused, lower, stored))
-    return scale
+        stored[left] = (stored[left].view(torch.int16) - 1).view(torch.float16)
+    return Dense.build(scale.shape, scale.meta(), {}, stored)
 
 
 def affine_codes(weight: Tensor, scale: Dense, zero: Tensor, group: int, bits: int, least: int = 0) -> Tensor:
@@ -126,6 +129,7 @@ class UniformQuantisation(Method[Uniform]):
     title = "uniform k-bit quantisation"
     source = "survey section 3.3.1, equations 36-39"
     kinds = frozenset({"linear", "embedding", "recurrent"})
+    by_row = True
     Params = Uniform
 
     def refuse(self, shape: tuple[int, ...], point: Uniform) -> Refusal | None:

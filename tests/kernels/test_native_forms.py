@@ -55,7 +55,7 @@ def test_every_form_is_native(name: str) -> None:
     with torch.inference_mode():
         for shape in ((2, 9), (1, 1), (3, 1)):
             index = torch.randint(0, 60, shape)
-            program = native.program((index,))
+            program = native.program(index)
             assert not program.torch_calls
             found, wanted = native(index), graph(index)
             assert torch.equal(found, native.lowered(index))

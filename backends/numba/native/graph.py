@@ -24,20 +24,27 @@ Handler = Callable[[Builder, Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
 
 def build(
-    graph: fx.GraphModule, handlers: Mapping[Any, Handler], inputs: tuple[Tensor, ...], level: str, threads: int
+    graph: fx.GraphModule,
+    handlers: Mapping[Any, Handler],
+    inputs: tuple[Tensor, ...],
+    uniform: tuple[int | None, ...],
+    level: str,
+    threads: int,
 ) -> Program:
-    """The program of `graph` for inputs of these shapes and types.
+    """The program of `graph` for inputs of these shapes and types, and of these values where they are `uniform`.
 
     What depends on shapes and constants only is computed now, by torch; the rest by its handler, found by the class of
     a module or by the operator; what has none by torch in every run.
     """
     builder = Builder(level, threads)
-    given = iter(inputs)
+    given = iter(zip(inputs, uniform, strict=True))
     known: dict[fx.Node, Any] = {}
     outputs: Any = ()
     for node in graph.graph.nodes:
         if node.op == "placeholder":
-            known[node] = builder.input(next(given))
+            tensor, everywhere = next(given)
+            value = builder.input(tensor)
+            known[node] = value if everywhere is None else torch.full_like(tensor, everywhere)
             continue
         if node.op == "get_attr":
             known[node] = operator.attrgetter(str(node.target))(graph)
@@ -66,6 +73,15 @@ def _compute(
     return builder.torch(target, *original)
 
 
+def _uniform(x: Tensor) -> int | None:
+    """0 or 1 if these integers are all that, else None."""
+    if x.dtype.is_floating_point or x.dtype.is_complex or not x.numel():
+        return None
+    values = x.numpy()  # a reduction of a small tensor takes torch several times as long
+    first = int(values.flat[0])
+    return first if first in (0, 1) and bool((values == first).all()) else None
+
+
 class NativeGraph(nn.Module):
     """Runs the graph `lowered` natively where nobody watches; traced, differentiated or transformed it is that graph.
 
@@ -85,7 +101,7 @@ class NativeGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         if not all(direct(x) for x in inputs):
             return self.lowered(*inputs)
-        program = self.program(inputs)
+        program = self.program(*inputs)
         try:
             context = self._contexts.pop()
         except IndexError:
@@ -95,17 +111,21 @@ class NativeGraph(nn.Module):
         finally:
             self._contexts.append(context)
 
-    def program(self, inputs: tuple[Tensor, ...]) -> Program:
-        """The program for inputs of these shapes and types, on as many threads as torch uses now."""
+    def program(self, *inputs: Tensor) -> Program:
+        """The program for inputs of these shapes and types, on as many threads as torch uses now.
+
+        Integers that are all 0 or all 1 are taken as constants, so that a mask that hides nothing costs nothing.
+        """
         threads = torch.get_num_threads()
-        key = (threads, *((x.shape, x.dtype) for x in inputs))
+        uniform = tuple(_uniform(x) for x in inputs)
+        key = (threads, *((x.shape, x.dtype) for x in inputs), uniform)
         with self._lock:
             program = self._programs.get(key)
             if program is not None:
                 self._programs.move_to_end(key)
                 return program
         with torch.no_grad():
-            program = build(self.lowered, self._handlers, inputs, self.level, threads)
+            program = build(self.lowered, self._handlers, inputs, uniform, self.level, threads)
         with self._lock:
             self._programs[key] = program
             while len(self._programs) > _PROGRAMS:

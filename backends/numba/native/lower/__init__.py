@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.lower import attention, elementwise, forms, layers, views
+from tersor.backends.numba.native.lower import attention, elementwise, forms, layers, recurrent, views
 
-HANDLERS: Mapping[Any, Handler] = {
+_LEAVES: Mapping[Any, Handler] = {
     **layers.HANDLERS,
     **forms.HANDLERS,
     **attention.HANDLERS,
     **elementwise.HANDLERS,
     **views.HANDLERS,
 }
+
+HANDLERS: Mapping[Any, Handler] = {**_LEAVES, **recurrent.handlers(_LEAVES)}
 
 __all__ = ["HANDLERS"]
