@@ -52,6 +52,7 @@ class Builder:
     inputs: list[int] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
     readers: tuple[Any, ...] = ()  # the modules and operators that read what is computed now
+    memo: dict[Any, Any] = field(default_factory=dict)
     _bases: int = SELF + 1
     _checks: list[tuple[Ref, Callable[[int], None]]] = field(default_factory=list)
     _rounded: dict[tuple[Value, Layout], Rounded] = field(default_factory=dict)
