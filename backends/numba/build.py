@@ -169,8 +169,8 @@ def quantise_kernel(level: str) -> int:
     return kernel_address(QuantiseSpec(level), "glue_quantise")
 
 
-def multiply_kernel(level: str, layout: Layout) -> int:
-    return kernel_address(LinearSpec(level, layout.width, layout.kind, layout.shifted), "glue_multiply")
+def multiply_kernel(level: str, layout: Layout, looked_up: bool = False) -> int:
+    return kernel_address(LinearSpec(level, layout.width, layout.kind, layout.shifted, looked_up), "glue_multiply")
 
 
 def round_rows_kernel(level: str) -> int:

@@ -12,6 +12,8 @@ from tersor.backends.numba.densekernels import DenseSpec, Storage
 from tersor.backends.numba.features import Level
 from tersor.compiler.stores import Dense
 
+_SOME = 4096
+
 
 @dataclass(frozen=True)
 class Narrowed:
@@ -25,7 +27,11 @@ class Narrowed:
 def narrowed(values: Tensor) -> Narrowed:
     """float32 values in the fewest bits that hold them exactly."""
     values = values.detach().to(torch.float32)
+    some = values.reshape(-1)[:_SOME]
     for storage in get_args(Storage)[1:]:
+        # A few values that do not fit spare the copies of a large table.
+        if not torch.equal(Dense.of(some, storage).values, some):
+            continue
         held = Dense.of(values, storage)
         if torch.equal(held.values, values):
             return Narrowed(held.state()[""], storage, held.exponent)

@@ -141,6 +141,12 @@ class Emitter:
         function = cgutils.get_or_insert_function(self.b.module, kind, name)  # type: ignore[no-untyped-call]
         return self.b.call(function, arguments, fastmath=fastmath)
 
+    def look_up(self, table: Value, index: Value) -> Value:
+        """Byte i is table[index[i]], for indices below 16; the table has its 16 bytes in every 128 bits."""
+        name = {16: "llvm.x86.avx512.pshuf.b.512", 8: "llvm.x86.avx2.pshuf.b"}[self.level.lanes]
+        found = self.call(name, self.bytes, self.b.bitcast(table, self.bytes), self.b.bitcast(index, self.bytes))
+        return self.b.bitcast(found, self.ints)
+
     def _suffix(self, letter: str) -> str:
         return f"v{self.level.lanes}{letter}32"
 

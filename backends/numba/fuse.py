@@ -13,6 +13,7 @@ from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.linear import QuantizedLinear
+from tersor.backends.numba.lookuplinear import LookupLinear
 from tersor.backends.numba.norm import AddLayerNorm
 from tersor.backends.numba.sparselinear import SparseLinear
 
@@ -63,7 +64,7 @@ def fuse_activations(module: fx.GraphModule, single: set[str]) -> None:
     for node in module.graph.find_nodes(op="call_module"):
         linear = _leaf(module, node)
         if (
-            not isinstance(linear, QuantizedLinear | DenseLinear | SparseLinear)
+            not isinstance(linear, QuantizedLinear | DenseLinear | SparseLinear | LookupLinear)
             or len(node.users) != 1
             or str(node.target) not in single
         ):

@@ -23,6 +23,7 @@ copy = make_copy(LEVEL)
 call = make_call(LEVEL)
 PER_GROUP = SPEC.kind == "group"
 WIDTH = SPEC.width
+LOOKED_UP = SPEC.looked_up
 
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
@@ -60,7 +61,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
             record_size,
             codes + p * panel_codes,
             scale + p * panel_scales,
-            shift + p * panel_scales,
+            shift if LOOKED_UP else shift + p * panel_scales,
             bias + 4 * PANEL * p,
             target,
             stride,

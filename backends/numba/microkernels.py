@@ -9,8 +9,9 @@ The integer sum starts from -center * sum_k q, so that the unsigned codes go int
 carries a record, written by the quantiser: `start` int32[groups], `a` float[groups], `a * sum_k q` float[groups] and
 the total of the latter.
 
-More than two rows share packed codes that were expanded to bytes once. A float result is the same whatever the tile:
-groups ascend, and each adds once.
+Codes may be looked up in 16 unsigned levels, whose address stands for that of the shift and whose center is that of 8
+bits. More than two rows share packed codes that were expanded to bytes once. A float result is the same whatever the
+tile: groups ascend, and each adds once.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ class LinearSpec:
     width: int
     kind: Kind
     shifted: bool
+    looked_up: bool = False
 
     @property
     def name(self) -> str:
-        return f"linear_{self.level}_{self.width}_{self.kind}{'_shifted' if self.shifted else ''}"
+        more = "_shifted" if self.shifted else "_levels" if self.looked_up else ""
+        return f"linear_{self.level}_{self.width}_{self.kind}{more}"
 
 
 def panel_work(level: Level, layout: Layout) -> int:
@@ -56,6 +59,7 @@ class _Panel:
         self.q, self.q_stride, self.record, self.record_stride, self.w, self.scale, self.shift = arguments[:7]
         self.bias, self.y, self.y_stride, self.steps, self.groups, self.work = arguments[7:]
         self.plane = e.times(self.groups, 4)
+        self.levels = e.load_ints(self.shift) if spec.looked_up else None
 
     def emit(self, count: Value) -> None:
         e, b = self.e, self.e.b
@@ -64,10 +68,11 @@ class _Panel:
             return
 
         def few() -> None:
-            e.ladder(count, _PACKED_ROWS, lambda m, rows: self.tile(Tile(e, self.spec.width, rows), m, self.w))
+            width, levels = self.spec.width, self.levels
+            e.ladder(count, _PACKED_ROWS, lambda m, rows: self.tile(Tile(e, width, rows, levels), m, self.w))
 
         def many() -> None:
-            emit_expand(e, self.work, self.w, self.spec.width, b.mul(self.groups, self.steps))
+            emit_expand(e, self.work, self.w, self.spec.width, b.mul(self.groups, self.steps), self.levels)
             self.tiles(count)
 
         e.branch(b.icmp_signed("<=", count, I64(_PACKED_ROWS[0])), few, many)

@@ -8,10 +8,12 @@ from tersor.backends.numba.layout import STEP
 _LINE = 64  # bytes of a cache line
 
 
-def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False) -> list[Value]:
+def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False, levels: Value | None = None) -> list[Value]:
     """The `8 // width` vectors of unsigned bytes in one packed vector; `in_place` leaves plane i multiplied by
-    2^(width * i).
+    2^(width * i). With `levels` (16 bytes, repeated) every code becomes its level.
     """
+    if levels is not None:
+        return [e.look_up(levels, codes) for codes in unpacked(e, vector, width)]
     if width == 8:
         return [vector]
     mask = (1 << width) - 1
@@ -21,17 +23,17 @@ def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False) -> l
 
 
 class Tile:
-    """Emits `rows` activation rows times one panel of codes of `width` bits."""
+    """Emits `rows` activation rows times one panel of codes of `width` bits, into `levels` where they are given."""
 
-    def __init__(self, e: Emitter, width: int, rows: int) -> None:
-        self.e, self.width, self.rows = e, width, rows
+    def __init__(self, e: Emitter, width: int, rows: int, levels: Value | None = None) -> None:
+        self.e, self.width, self.rows, self.levels = e, width, rows, levels
         self.strips = e.level.strips
         self.vector = 4 * e.level.lanes  # bytes
         self.per = 8 // width
         # One row leaves registers free: several accumulators an output hide the latency of the dot product, and packed
         # codes need no shift when each plane has its own.
         self.planes = (self.per if self.per > 1 else 2) if rows == 1 else 1
-        self.in_place = rows == 1 and self.per > 1
+        self.in_place = rows == 1 and self.per > 1 and levels is None
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
 
@@ -52,7 +54,7 @@ class Tile:
             inputs = [e.at(row, e.times(i, STEP)) for row in q]
             for t in range(STEP // (4 * self.per)):
                 packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
-                codes = [unpacked(e, vector, self.width, self.in_place) for vector in packed]
+                codes = [unpacked(e, vector, self.width, self.in_place, self.levels) for vector in packed]
                 for part in range(self.per):
                     if ahead is not None:
                         e.prefetch(e.at(ahead, e.times(i, self.step_bytes), _LINE * (t * self.per + part)))
@@ -79,9 +81,9 @@ class Tile:
         return result
 
 
-def emit_expand(e: Emitter, target: Value, w: Value, width: int, steps: Value) -> None:
-    """Codes of `width` bits for `steps * STEP` columns of a panel become bytes at `target`, in the same order of
-    columns.
+def emit_expand(e: Emitter, target: Value, w: Value, width: int, steps: Value, levels: Value | None) -> None:
+    """Codes of `width` bits, or their levels, for `steps * STEP` columns of a panel become bytes at `target`, in the
+    same order of columns.
     """
     tile = Tile(e, width, 1)
     strips, vector, per = tile.strips, tile.vector, tile.per
@@ -92,7 +94,7 @@ def emit_expand(e: Emitter, target: Value, w: Value, width: int, steps: Value) -
         for t in range(STEP // (4 * per)):
             for v in range(strips):
                 packed = e.load_ints(e.at(source, (t * strips + v) * vector))
-                for part, codes in enumerate(unpacked(e, packed, width)):
+                for part, codes in enumerate(unpacked(e, packed, width, levels=levels)):
                     e.store(e.at(here, ((t * per + part) * strips + v) * vector), codes)
         return []
 

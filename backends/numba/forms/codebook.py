@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from tersor.backends.numba.forms.form import Form, Target
-from tersor.backends.numba.forms.rounded import rounded_linear
+from tersor.backends.numba.forms.rounded import WORST, rounded_linear
 from tersor.backends.numba.gather import GatheredEmbedding, trusted_rows
 from tersor.backends.numba.gatherkernels import Rows
+from tersor.backends.numba.layout import MAX_COLUMNS
+from tersor.backends.numba.lookuplinear import LookupLinear, round_levels
+from tersor.backends.numba.lookupops import CENTER
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Codebook, Store
+
+
+def _codebook(store: Store) -> Codebook:
+    if not isinstance(store, Codebook):
+        raise CompilerBug(f"a store of kind {store.kind} was taken for a codebook")
+    return store
+
+
+def _rounding(held: Codebook) -> float:
+    """The root mean square by which rounding its levels moves the weights, relative to theirs."""
+    levels = held.table.dense().detach()
+    rounded, scale = round_levels(levels)
+    uses = torch.bincount(held.codes.values.reshape(-1), minlength=levels.numel())
+    change = (rounded.float() - CENTER) * scale - levels
+    error = (uses * change.square()).sum().sqrt() / (uses * levels.square()).sum().sqrt()
+    return float(error.nan_to_num(0.0))
 
 
 class CodebookForm(Form):
     """w = levels[code].
 
-    A linear is expanded to 8 bits when it is packed: the levels are rounded to 1/127 of the largest in their row or
-    group (see `rounded`). The rows of an embedding are exact and stay codes, two in a byte where 16 levels do.
+    A linear of at most 16 levels keeps its codes and looks them up, the levels rounded to 1/127 of the largest. More
+    levels, or levels that this would change by more than WORST, are expanded to 8 bits, rounded to 1/127 of the
+    largest in their row or group (see `rounded`). The rows of an embedding are exact and stay codes, two in a byte
+    where 16 levels do.
     """
 
     def linear(self, store: Store, bias: Tensor | None, target: Target) -> nn.Module:
+        held = _codebook(store)
+        levels = held.table.dense().detach()
+        small = levels.numel() <= 16 and held.shape[1] <= MAX_COLUMNS and target.level.name != "generic"
+        if small and _rounding(held) <= WORST:
+            codes = held.codes.values.detach()
+            group = target.activation_group
+            return LookupLinear.from_codes(codes, *round_levels(levels), bias, group, target.level.name)
         return rounded_linear(store.dense().detach(), bias, target)
 
     def embedding(self, store: Store, target: Target) -> GatheredEmbedding:
-        if not isinstance(store, Codebook):
-            raise CompilerBug(f"a store of kind {store.kind} was taken for a codebook")
-        codes, levels = store.codes.values.detach(), store.table.dense().detach().clone()
-        rows, columns = store.codes.shape
+        held = _codebook(store)
+        codes, levels = held.codes.values.detach(), held.table.dense().detach().clone()
+        rows, columns = held.codes.shape
         small = levels.numel() <= 16
         if small:
             even = nn.functional.pad(codes, (0, columns % 2)).view(rows, -1, 2)

@@ -13,6 +13,8 @@ from tersor.backends.numba.denseops import dense_step
 from tersor.backends.numba.densepacking import dense_spec
 from tersor.backends.numba.gather import GatheredEmbedding, gather_step
 from tersor.backends.numba.gatherkernels import GatherSpec
+from tersor.backends.numba.lookuplinear import LookupLinear
+from tersor.backends.numba.lookupops import input_layout, lookup_step
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
 from tersor.backends.numba.native.values import Operand, Value
@@ -59,6 +61,20 @@ def _sparse(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     return y
 
 
+def _lookup(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    linear: LookupLinear = module
+    x = _given(b, linear.level, args)
+    if x is None:
+        return NotImplemented
+    layout = linear.layout
+    rounded = b.rounded(x, input_layout(layout.rows, layout.columns, layout.activation_group))
+    weights = (b.keep(linear.codes), b.keep(linear.scale), b.keep(linear.levels), b.keep(linear.bias))
+    y = b.new((*x.shape[:-1], layout.rows))
+    operands = (x.numel // layout.columns, (rounded.q, rounded.records), weights, y.ref)
+    b.step(lookup_step(b.level, layout, linear.activation, *operands))
+    return y
+
+
 def _gather(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
     table: GatheredEmbedding = module
     (index,) = args
@@ -75,4 +91,9 @@ def _gather(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     return y
 
 
-HANDLERS: Mapping[Any, Handler] = {DenseLinear: _dense, SparseLinear: _sparse, GatheredEmbedding: _gather}
+HANDLERS: Mapping[Any, Handler] = {
+    DenseLinear: _dense,
+    SparseLinear: _sparse,
+    LookupLinear: _lookup,
+    GatheredEmbedding: _gather,
+}
