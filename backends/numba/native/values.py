@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -42,7 +43,7 @@ class Value:
     def numel(self) -> int:
         return prod(self.shape)
 
-    @property
+    @cached_property
     def dense(self) -> bool:
         """Whether the elements lie one after the other in order."""
         wanted = contiguous(self.shape)
