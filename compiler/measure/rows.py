@@ -26,7 +26,7 @@ WEIGHTS = 2**18
 """Weights of a matrix that are taken together."""
 CHANGES = 2**22
 """Weights of all candidates that are held at a time."""
-SAMPLE, LEAST = 2**17, 64
+SAMPLE, LEAST = 2**15, 32
 """Weights that are drawn from a matrix as a sample, and its least number of rows."""
 
 NOT_FINITE = Refusal("the packed weight is not finite")

@@ -73,7 +73,7 @@ def test_a_sample_tells_the_error_of_the_weight() -> None:
         assert not isinstance(store, Refusal)
         assert price.damage is None
         assert abs(price.bytes - described_bytes(site, store)) <= EXPONENT
-        # 512 rows of independent values: their mean is off by a few per cent at most
+        # 128 rows of independent values: their mean is off by a few per cent at most
         assert price.error == pytest.approx(relative_error(weight, store.dense() - weight), rel=0.05)
 
 
