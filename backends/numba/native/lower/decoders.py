@@ -1,0 +1,50 @@
+"""The parts of decoders as steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tersor.backends.numba.decodermodules import RootNorm, Rotary
+from tersor.backends.numba.decodersteps import root_norm_step, rotary_step
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.native.builder import Builder
+from tersor.backends.numba.native.graph import Handler
+from tersor.backends.numba.native.values import Value
+from tersor.backends.numba.tensorsteps import broadcast
+
+
+def _root_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    norm: RootNorm = module
+    (x,) = args
+    fits = x.shape[-1] % level_named(b.level).lanes == 0 and x.numel
+    if not fits or x.dtype is not torch.float32 or norm.weight.dtype is not torch.float32:
+        return NotImplemented
+    x = b.dense(x)
+    y = b.new(x.shape)
+    b.step(root_norm_step(b.level, x, b.keep(norm.weight), y, norm.epsilon))
+    return y
+
+
+def _rotary(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    half = int(module.first)
+    x, cos, sin = (b.value(v) for v in args)
+    if any(v.dtype is not torch.float32 for v in (x, cos, sin)) or len(x.shape) != 4 or x.shape[3] != 2 * half:
+        return NotImplemented
+    if any(
+        tuple(torch.broadcast_shapes(v.shape, x.shape)) != x.shape or v.shape[-1] != x.shape[-1] for v in (cos, sin)
+    ):
+        return NotImplemented
+    x, cos, sin = (broadcast(_adjacent(b, v), x.shape) for v in (x, cos, sin))
+    y = b.new(x.shape)
+    b.step(rotary_step(b.level, x, cos, sin, y))
+    return y
+
+
+def _adjacent(b: Builder, value: Value) -> Value:
+    return value if value.stride[-1] == 1 else b.dense(value)
+
+
+HANDLERS: Mapping[Any, Handler] = {RootNorm: _root_norm, Rotary: _rotary}
