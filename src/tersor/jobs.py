@@ -110,8 +110,7 @@ class Job:
             return False, finished[1]
         record = saved.calibration_record(self.data.source) if self.data else {}
         extra = {**saved.tokenizer_files(self.model.folder), **record}
-        measured = saved.fingerprint(self.model.module, Policy(), calibration or (), {"signal": self.signal})
-        journal = Journal(out, measured)
+        journal = Journal(out, saved.mark_of(self.model.module, calibration, self.signal))
         result = api.build(
             self.program(), self.policy, calibration, held_out, Settings(self.signal, kernels, None, progress, journal),
             fingerprint=mark, keep=lambda best: best.save(out, extra),
@@ -160,8 +159,7 @@ class Search:
         calibration, held_out = (self.data.calibration, self.data.held_out) if self.data else (None, ())
         record = saved.calibration_record(self.data.source) if self.data else {}
         extra = {**saved.tokenizer_files(self.model.folder), **record}
-        mark = saved.fingerprint(self.model.module, Policy(), calibration or (), {"signal": self.signal})
-        journal = Journal(out, mark)
+        journal = Journal(out, saved.mark_of(self.model.module, calibration, self.signal))
         settings = Settings(self.signal, kernels, None, progress, journal, deadline=deadline)
         notes = (*self.model.notes, *(self.data.notes if self.data else ()))
         program = captured(self.model.module, self.model.example)

@@ -126,6 +126,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"damage  {plan.damage:.4g} {plan.unit} predicted ({basis}); "
         f"no plan within the budget has less than {plan.bound:.4g}",
     ]
+    lines += [f"{b.name.split()[0]:7} {b.text}, {b.name}" for b in plan.budgets if b.name != "size"]
     untouched = [s for s in plan.sites if s.place is None]
     if untouched:
         total = _bytes(sum(s.bytes for s in untouched))

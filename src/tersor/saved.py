@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tersor.compiler.artifact.files import beside, read
 from tersor.compiler.artifact.names import MANIFEST, STAGING, is_data
 from tersor.compiler.errors import ArtifactError, RequestError
 from tersor.compiler.plan import Plan
-from tersor.journal import is_journal
+from tersor.journal import is_journal, measuring
 from tersor.policies import Policy
 from tersor.report import Report
 from tersor.result import EXAMPLE, PLAN, REPORT
@@ -50,6 +50,12 @@ def fingerprint(module: nn.Module, policy: Policy, batches: Iterable[Batch], set
         for name, value in batch.items():
             _add(state, name, value)
     return state.hexdigest()
+
+
+def mark_of(module: nn.Module, calibration: Sequence[Batch] | None, signal: str | None) -> str:
+    """Under what the measurements of a model on some data are kept."""
+    settings = {"signal": signal, "measured by": measuring(), "data": calibration is not None}
+    return fingerprint(module, Policy(), calibration or (), settings)
 
 
 def _add(state: Any, name: str, value: Any) -> None:

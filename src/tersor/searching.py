@@ -91,7 +91,7 @@ def search(
     missed: `missed` tells.
     """
     from tersor.journal import Journal
-    from tersor.saved import check_out, fingerprint
+    from tersor.saved import check_out, mark_of
 
     api.check_names(signal, backend)
     asked = budgets(size, latency, memory)
@@ -101,7 +101,7 @@ def search(
     ledger: Ledger = Forgetful()
     if out is not None:
         check_out(Path(out))
-        ledger = Journal(Path(out), fingerprint(model, Policy(), calibration or (), {"signal": signal}))
+        ledger = Journal(Path(out), mark_of(model, calibration, signal))
     settings = Settings(signal, backend, metric, progress, ledger, deadline=Deadline(seconds))
     program = captured(model, example)
     keep = None if out is None else partial(_save, Path(out))

@@ -1,0 +1,144 @@
+"""The journal, and what a search does with it: killed at any moment, it goes on; out of room or time, it says so."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.optimise.models import batches, tiny
+from torch import nn
+
+import tersor
+from tersor import judge
+from tersor.compiler.errors import RequestError
+from tersor.compiler.measure import clock, price, seconds
+from tersor.journal import JOURNAL, Journal
+from tersor.optimise import OutOfTime
+
+ASKED: dict[str, Any] = {"size": "25 kB", "latency": "1 s at batch = 1, tokens = 16", "backend": "eager"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TERSOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(judge, "SECONDS", 0.01)
+    monkeypatch.setattr(seconds, "SECONDS", 0.001)
+    monkeypatch.setattr(clock, "TRIES", 1)
+
+
+def entries(folder: Path) -> dict[str, int]:
+    """The rows of a journal by key: a row that was written twice has another number."""
+    if not (folder / JOURNAL).exists():
+        return {}
+    with sqlite3.connect(folder / JOURNAL) as file:
+        try:
+            return dict(file.execute("SELECT mark || key, rowid FROM entries"))
+        except sqlite3.OperationalError:  # killed before there was a table
+            return {}
+
+
+def test_what_is_kept_is_there_for_the_next_run_and_no_other_model(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "model")
+    journal.keep("price", {"a": [1, 0.1, None]})
+    journal.keep_arrays("form", {"form": torch.arange(6.0).reshape(2, 3).T})
+    again = Journal(tmp_path, "model")
+    assert again.recall("price") == {"a": [1, 0.1, None]}
+    arrays = again.recall_arrays("form")
+    assert arrays is not None
+    assert torch.equal(arrays["form"], torch.arange(6.0).reshape(2, 3).T)
+    assert Journal(tmp_path, "another").recall("price") is None
+
+
+def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_bytes(b"no database at all" * 100)
+    with pytest.raises(RequestError, match=r"journal\.sqlite is damaged: remove it"):
+        Journal(tmp_path, "model")
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "model")
+    journal.keep("first", 1)
+    pages = journal._file.execute("PRAGMA page_count").fetchone()[0]
+    journal._file.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite answers when the disk is full
+    with pytest.raises(RequestError, match=r"full; what was found so far stays in"):
+        journal.keep_arrays("large", {"values": torch.zeros(100_000)})
+    assert Journal(tmp_path, "model").recall("first") == 1
+
+
+def test_a_second_search_measures_nothing_and_another_budget_prices_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, example = tiny()
+    out = tmp_path / "out"
+    first = tersor.search(model, example, batches(), out=out, **ASKED)
+    before = entries(out)
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(price, "pack_each", refuse)
+    monkeypatch.setattr(seconds, "typical", refuse)
+    other = tersor.search(model, example, batches(), out=out, **{**ASKED, "size": "20 kB"})
+    assert other.result.plan.bytes <= 20_000
+    assert entries(out).items() >= before.items()
+    monkeypatch.setattr(judge, "whole", refuse)
+    again = tersor.search(model, example, batches(), out=out, **ASKED)
+    assert again.policy == first.policy
+    assert entries(out).keys() >= before.keys()
+
+
+def test_time_that_runs_out_before_a_plan_keeps_what_was_measured(tmp_path: Path) -> None:
+    model, example = tiny()
+    with pytest.raises(OutOfTime, match="it goes on where this run ended") as ended:
+        tersor.search(model, example, batches(), out=tmp_path / "out", seconds=1e-9, **ASKED)
+    assert ended.value.exit_code == 3
+    assert entries(tmp_path / "out") or "calibrating" in str(ended.value)
+    assert tersor.search(model, example, batches(), out=tmp_path / "out", **ASKED).missed is None
+
+
+def test_a_metric_that_fails_is_told_with_its_place(tmp_path: Path) -> None:
+    model, example = tiny()
+
+    def broken(module: nn.Module) -> float:
+        raise LookupError("no labels")
+
+    policy = tersor.Policy.parse("budget metric >= 0.5\nfor linear choose uniform(bits = {4, 8}, group = row)")
+    with pytest.raises(RequestError, match=r"the metric `broken` raised LookupError: no labels \(.*test_journal.py:"):
+        tersor.compile(model, policy, example, batches(), metric=broken)
+    with pytest.raises(RequestError, match="returned nan"):
+        tersor.compile(model, policy, example, batches(), metric=lambda module: float("nan"))
+    with pytest.raises(RequestError, match="names no function"):
+        tersor.compile(model, policy, example, batches())
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
+    model, example = tiny()
+    began = time.monotonic()
+    whole = tersor.search(model, example, batches(), out=tmp_path / "whole", **ASKED)
+    longest = time.monotonic() - began
+    out, before = tmp_path / "out", dict[str, int]()
+    for _ in range(12):
+        child = os.fork()
+        if child == 0:
+            tersor.search(model, example, batches(), out=out, **ASKED)
+            os._exit(0)
+        time.sleep(random.uniform(0, longest))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        after = entries(out)
+        assert after.items() >= before.items()  # nothing lost, nothing measured twice
+        before = after
+        if (out / "manifest.json").exists():
+            tersor.load(out, "eager")
+    assert (
+        tersor.search(model, example, batches(), out=out, **ASKED).policy.split("minimize")[1]
+        == (whole.policy.split("minimize")[1])
+    )
