@@ -12,7 +12,7 @@ PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types slow demo bench bench-recurrent wheel format clean
+.PHONY: help setup test lint types slow demo bench bench-quality bench-recurrent wheel format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -46,12 +46,17 @@ slow: $(STAMP) ## the slow tests too, with fresh random examples
 demo: $(STAMP) ## compress a real sentence encoder and compare it with the original
 	@$(BIN)/python examples/demo.py
 
-$(VENV)/.bench: $(STAMP)
-	@$(PIP) --editable ".[bench]"
+$(VENV)/.peers: $(STAMP)
+	@$(PIP) --editable ".[peers]"
 	@touch $@
 
-bench: $(VENV)/.bench ## measured comparisons with other runtimes
-	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/.peers ## ceilings of the machine, then linears and models against other runtimes: out/*.md and *.json
+	@$(BIN)/python -m tests.benchmarks.bench_linears
+	@$(BIN)/python -m tests.benchmarks.bench_models
+
+bench-quality: $(STAMP) ## quality by budget, and what planning costs
+	@$(BIN)/python tests/benchmarks/bench_minilm_quality.py
+	@$(BIN)/python tests/benchmarks/bench_planning.py
 
 bench-recurrent: $(STAMP) ## an LSTM and a GRU before and after; trains the LSTM once (minutes)
 	@$(BIN)/python -m tests.benchmarks.char_lstm

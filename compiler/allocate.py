@@ -13,7 +13,10 @@ the gap the solver stops at.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,8 +29,8 @@ from tersor.compiler.measure.price import Choice
 TIE_BREAK = 1e-6
 GAP = 1e-5
 SECONDS, OUT_OF_TIME = 60, 1
-SCALE = 1e4
-"""What a limit is scaled to: the solver's tolerance on a constraint is absolute."""
+SCALE, ROWS = 1e4, 1e2
+"""What the largest coefficient of the goal and of a constraint is scaled to: the solver's tolerances are absolute."""
 
 
 @dataclass(frozen=True)
@@ -203,17 +206,18 @@ class _Problem:
         constraints = [LinearConstraint(self.cover, 1, 1)]
         for quantity, limit in limits.items():
             costs = self.costs(quantity)
-            unit = (float(costs.max()) or 1.0) / SCALE
+            unit = (float(costs.max()) or 1.0) / ROWS
             constraints.append(LinearConstraint(costs[None] / unit, -np.inf, limit / unit))
         scale = float(goal.max()) or 1.0
         weight = TIE_BREAK * float(np.min(goal[goal > 0], initial=scale)) / scale
-        result = milp(
-            (goal / scale + weight * self.ties) * SCALE,
-            constraints=constraints,
-            integrality=np.ones(len(self.found), int),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-        )
+        with _silent():
+            result = milp(
+                (goal / scale + weight * self.ties) * SCALE,
+                constraints=constraints,
+                integrality=np.ones(len(self.found), int),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+            )
         if result.x is None:
             if result.status == OUT_OF_TIME:
                 raise CompilerBug(f"the solver found no allocation in {SECONDS} s")
@@ -221,3 +225,22 @@ class _Problem:
         slack = weight * float(self.ties.max()) * len(self.rows)  # the most that breaking ties adds to the goal
         bound = result.mip_dual_bound if result.mip_dual_bound is not None else result.fun
         return result.x, max(0.0, (float(bound) / SCALE - slack) * scale)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on standard output: HiGHS writes there, now and then, whatever it is told."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is none
+        yield
+        return
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(sink)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 TRUST = 0.3
-"""How far, as a share of the costs' own size, artifacts must be apart before their difference moves the scale much."""
+"""How near, as a share of the costs' own size, artifacts must be to each other to count fully, and how far apart before
+their difference moves the scale much."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Forecast:
 
     @property
     def scale(self) -> float:
-        """Least squares with a pull towards 1, within a factor of two."""
+        """The slope at the latest artifact: least squares through it, in which near artifacts count more, with a pull
+        towards 1, within a factor of two."""
         if len(self.seen) < 2:
             return 1.0
-        costs, measured = (np.array(values) for values in zip(*self.seen, strict=True))
-        x, y = costs - costs.mean(), measured - measured.mean()
-        pull = (TRUST * float(costs.mean())) ** 2 or 1.0
-        return float(np.clip((x @ y + pull) / (x @ x + pull), 0.5, 2.0))
+        costs, measured = np.array(self.seen).T
+        x, y = costs - costs[-1], measured - measured[-1]
+        near = TRUST * float(costs.mean()) or 1.0
+        weight = 1 / (1 + (x / near) ** 2)
+        return float(np.clip(((weight * x) @ y + near**2) / ((weight * x) @ x + near**2), 0.5, 2.0))
 
     @property
     def rest(self) -> float:

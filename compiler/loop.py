@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
+from typing import Protocol
 
 from tersor.compiler.allocate import Infeasible
 from tersor.compiler.budget import Limit
@@ -23,16 +24,22 @@ from tersor.compiler.pipeline import Planned, Unsolved, solve
 from tersor.compiler.prepare import Prepared
 
 MAX_ROUNDS = 12
+AGAIN = 3
 MARGIN = 0.01
-"""How much of a limit is left free after each miss: times are not the same twice."""
+"""How much of a limit is left free after each near miss: times are not the same twice."""
+NEAR = 0.1
 PENALTY = 4.0
 """How much worse than measured the damage of a choice is taken to be once a plan with it missed the floor."""
 NARROW = 1.15
 """A floor is found to within this factor of damage."""
 DAMAGE = "damage"
 
-Judge = Callable[[Planned], Mapping[str, float]]
-"""Measures the artifact of a plan: values by name of the limit, and the divergence of its outputs as `damage`."""
+
+class Judge(Protocol):
+    def __call__(self, planned: Planned, again: bool = False) -> Mapping[str, float]:
+        """Measure the artifact of a plan: values by name of the limit, and the divergence of its outputs as `damage`.
+        With `again` times and memory are measured anew, though they are known; the smaller of both counts, since what
+        disturbs a measurement never makes it smaller."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Deadline:
     """`seconds` from now (None: no end)."""
 
     seconds: float | None = None
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     def left(self) -> float:
         return float("inf") if self.seconds is None else self.seconds - (time.monotonic() - self.began)
@@ -106,7 +113,7 @@ class Loop:
     def run(self, rounds: int = MAX_ROUNDS) -> Settled:
         """Plan and measure until a plan repeats, nothing fits, or time runs out."""
         longest, why, out_of_time = 0.0, None, False
-        seen: set[tuple[str, ...]] = set()
+        seen: dict[tuple[tuple[str, str], ...], int] = {}
         for number in range(rounds):
             if self.contenders and self.deadline.left() < longest:
                 out_of_time = True
@@ -115,18 +122,16 @@ class Loop:
             if self.progress:
                 self.progress("planning and measuring", number, rounds)
             found = self.plan()
+            why = found.why if isinstance(found, Unsolved) else None
             if isinstance(found, Unsolved):
-                why = found.why
-                if self.contenders:
-                    break
-                found = self.nearest(found.why)
-            mark = tuple(choice.text for choice in found.allocation.chosen.values())
-            if mark in seen:
+                found = self.nearest(found.why)  # what it takes teaches most about whether nothing fits
+            mark = _mark(found)
+            seen[mark] = seen.get(mark, 0) + 1
+            if seen[mark] > 1 and (seen[mark] > AGAIN or not self._disturbed(found)):
                 break
-            seen.add(mark)
-            contender = self.measure(found)
+            contender = self.measure(found, again=seen[mark] > 1)
             longest = max(longest, time.monotonic() - began)
-            if why is not None or not self.correct(contender):
+            if not self.correct(contender):
                 break
         if self.progress:
             self.progress("planning and measuring", rounds, rounds)
@@ -141,7 +146,7 @@ class Loop:
         """The plan that comes nearest to a limit that cannot be met, within the others where there is one."""
         others = {key: value for key, value in self.room().items() if key != why.quantity}
         for room in (others, {}):
-            found = solve(self.prepared, room, why.quantity)
+            found = solve(self.prepared, room, why.quantity, self.choices())
             if isinstance(found, Planned):
                 return found
         raise CompilerBug("without limits there is no plan")
@@ -180,10 +185,19 @@ class Loop:
                 values[limit.name] = self.forecasts[limit.key].real(found.allocation.total(limit.key))
         return values
 
-    def measure(self, found: Planned) -> Contender:
+    def _disturbed(self, found: Planned) -> bool:
+        """Whether a plan that was measured before missed a limit that it is now expected to meet."""
+        expected = self.predicted(found)
+        last = next(c for c in reversed(self.contenders) if _mark(c.planned) == _mark(found))
+        return any(
+            limit.over(last.measured[limit.name]) > 0 and limit.over(expected[limit.name]) == 0
+            for limit in self._summed()
+        )
+
+    def measure(self, found: Planned, again: bool = False) -> Contender:
         """Carry a plan out, measure it, learn from it, and keep it if it is the best so far."""
         predicted = self.predicted(found)
-        measured = self.judge(found)
+        measured = self.judge(found, again)
         over = sum(limit.over(measured[limit.name]) for limit in self.limits)
         contender = Contender(found, predicted, measured, over)
         for limit in self._summed():
@@ -200,7 +214,7 @@ class Loop:
     def correct(self, contender: Contender) -> bool:
         """Learn from a contender what to ask for next; whether there is anything left to try."""
         for limit in self.limits:
-            if not limit.met(contender.measured[limit.name]):
+            if 0 < limit.over(contender.measured[limit.name]) < NEAR:
                 self.misses[limit.name] = self.misses.get(limit.name, 0) + 1
         floors = [limit for limit in self.limits if limit.floor]
         if not floors or any(not lim.met(contender.measured[lim.name]) for lim in self.limits if not lim.floor):
@@ -223,3 +237,8 @@ class Loop:
         else:
             self.cap = sqrt(self.held * self.missed) if self.held else self.missed / PENALTY
         return self.held is None or self.missed > NARROW * self.held
+
+
+def _mark(found: Planned) -> tuple[tuple[str, str], ...]:
+    """What makes two plans the same."""
+    return tuple(sorted((site, choice.text) for site, choice in found.allocation.chosen.items()))

@@ -10,7 +10,7 @@ from torch import fx, nn
 from tersor.backends.numba.attention import join_attentions, prepare_masks
 from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms import FORMS, Target, plain_kernel
-from tersor.backends.numba.forms.recurrent import recurrent, refuse_recurrent
+from tersor.backends.numba.forms.recurrent import plain_recurrent, recurrent, refuse_recurrent
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears, split_chains
 from tersor.backends.numba.fusedecoder import fuse_decoder
 from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
@@ -55,8 +55,8 @@ class NumbaBackend:
     def emit(self, module: fx.GraphModule) -> tuple[NativeGraph, list[Lowered]]:
         """The graph over kernels, for inference, as a native program, and what became of every leaf that holds a store.
 
-        `module` is left as it was. Linears and embeddings without a store get a kernel too, a product of factors
-        becomes two linears. Dropout is removed, a following activation joins its linear, linears that read one value
+        `module` is left as it was. Layers without a store get a kernel too, a product of factors becomes two
+        linears. Dropout is removed, a following activation joins its linear, linears that read one value
         become one, and an addition joins the layer normalisation after it.
         """
         graph = fx.Graph()
@@ -68,7 +68,7 @@ class NumbaBackend:
         for path in calls:
             leaf = module.get_submodule(path)
             if not any(isinstance(part, StoredWeight) for part in leaf.modules()):
-                plain = plain_kernel(leaf, target)
+                plain = plain_kernel(leaf, target) or plain_recurrent(leaf, FORMS, target, HANDLERS)
                 if plain is not None:
                     lowered.set_submodule(path, plain)
                 continue

@@ -37,6 +37,7 @@ from tersor.backends.numba.elementwise import (
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import LinearSpec
 from tersor.backends.numba.quantiser import QuantiseSpec
+from tersor.backends.numba.rounding import RoundSpec
 from tersor.backends.numba.rowkernels import EmbeddingSpec, NormSpec
 
 ENVIRONMENT = "TERSOR_CACHE_DIR"
@@ -53,6 +54,11 @@ _SOURCES = (
     "rowkernels",
     "glue_quantise",
     "glue_multiply",
+    "rounding",
+    "fusedspec",
+    "glue_multiply_round",
+    "glue_round_rows",
+    "glue_norm_round",
     "densekernels",
     "glue_dense",
     "gatherkernels",
@@ -66,6 +72,8 @@ _SOURCES = (
     "glue_norm",
     "attentionkernels",
     "glue_attention",
+    "attention16",
+    "glue_attention16",
     "memorykernels",
     "driverspec",
     "glue_driver",
@@ -163,6 +171,10 @@ def quantise_kernel(level: str) -> int:
 
 def multiply_kernel(level: str, layout: Layout) -> int:
     return kernel_address(LinearSpec(level, layout.width, layout.kind, layout.shifted), "glue_multiply")
+
+
+def round_rows_kernel(level: str) -> int:
+    return kernel_address(RoundSpec(level), "glue_round_rows")
 
 
 def activation_kernel(level: str, activation: Activation) -> int:

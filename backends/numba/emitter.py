@@ -24,6 +24,7 @@ I8, I16, I32, I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
 F32 = ir.FloatType()
 
 _VPDPBUSD = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
+_VPDPWSSD = {16: "llvm.x86.avx512.vpdpwssd.512", 8: "llvm.x86.avx512.vpdpwssd.256"}
 _PMADDWD = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
 
 
@@ -203,6 +204,13 @@ class Emitter:
         )
         odd = self._pair_products(self.b.lshr(u, eight), self.b.ashr(s, eight))
         return self.b.add(accumulator, self.b.add(even, odd))
+
+    def dot_pairs(self, accumulator: Value, x: Value, y: Value) -> Value:
+        """accumulator[i] + x[2i] * y[2i] + x[2i+1] * y[2i+1] for 16-bit numbers, two in each 32-bit lane."""
+        x, y = self.b.bitcast(x, self.halves), self.b.bitcast(y, self.halves)
+        if self.level.dot == "vpdpbusd":
+            return self.call(_VPDPWSSD[self.level.lanes], self.ints, accumulator, x, y)
+        return self.b.add(accumulator, self._pair_products(x, y))
 
     def _pair_products(self, x: Value, y: Value) -> Value:
         """x[2i] * y[2i] + x[2i+1] * y[2i+1] of 16-bit lanes, in 32 bit."""

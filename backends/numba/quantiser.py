@@ -149,3 +149,19 @@ def make_quantiser(level: Level) -> Any:
         e.store(e.at(record, e.times(quantiser.plane, 3)), total)
 
     return quantise
+
+
+def make_total(level: Level) -> Any:
+    """total(record, groups): write the record's last entry, the sum over groups of scale * sum of q."""
+
+    @kernel(level, 2)
+    def total(e: Emitter, record: Value, groups: Value) -> None:
+        plane = e.times(groups, 4)
+        weighted = e.at(record, plane, plane)
+
+        def add(g: Value, sums: list[Value]) -> list[Value]:
+            return [e.b.fadd(sums[0], e.load(e.at(weighted, e.times(g, 4)), F32))]
+
+        e.store(e.at(weighted, plane), e.loop(groups, [F32(0.0)], add)[0])
+
+    return total

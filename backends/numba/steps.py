@@ -16,6 +16,7 @@ from tersor.backends.numba.build import (
     multiply_kernel,
     norm_kernel,
     quantise_kernel,
+    round_rows_kernel,
 )
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
@@ -24,6 +25,7 @@ from tersor.backends.numba.microkernels import panel_work
 from tersor.backends.numba.native.pool import Workspace, execute
 from tersor.backends.numba.native.values import Operand
 from tersor.backends.numba.quantiser import record_bytes
+from tersor.backends.numba.rounding import round_work
 
 _BLOCK_BYTES = 1 << 18  # rounded activations of a row block: they stay in the second-level cache
 _ROWS = 12  # row blocks are multiples of most tiles
@@ -54,6 +56,13 @@ def quantise_step(
 ) -> Step:
     """Round `rows` rows of floats at x to codes at q (rows * layout.padded bytes) and records."""
     per_span = layout.activation_span // layout.group
+    lanes = level_named(level).lanes
+    if per_span == 1 and rows >= lanes and layout.padded == layout.columns:
+        block = 2 * lanes
+        places = (rows, block, x, x_stride, q, records, layout.group, layout.groups, layout.center)
+        work = round_work(level_named(level), layout.group)
+        cost = 0.07 * layout.padded * block
+        return Step("quantise", round_rows_kernel(level), places, -(-rows // block), cost, work)
     shape = (layout.columns, layout.group, layout.groups, per_span, layout.center)
     operands = (x, x_stride, q, records, *shape)
     kernel = quantise_kernel(level)

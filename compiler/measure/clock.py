@@ -21,6 +21,7 @@ from tersor.compiler.equality import resized
 from tersor.compiler.program import Program
 
 STRETCHES, LEAST = 5, 3
+TRIES, AGREE = 5, 0.02
 
 
 @dataclass(frozen=True, order=True)
@@ -109,6 +110,11 @@ def using_threads(count: int) -> Iterator[None]:
 
 
 def whole(module: Callable[..., object], inputs: Mapping[str, Tensor], threads: int, seconds: float = 1.0) -> float:
-    """Seconds of one call of a whole model."""
+    """Seconds of one call of a whole model; on a machine that is busy, of its quietest time in a few more tries."""
+    best = float("inf")
     with using_threads(threads):
-        return typical([lambda: module(**inputs)], threads, seconds)[0]
+        for _ in range(TRIES):
+            before, best = best, min(best, typical([lambda: module(**inputs)], threads, seconds)[0])
+            if before - best <= AGREE * best:
+                break
+    return best

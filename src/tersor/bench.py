@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,10 +24,11 @@ from tersor.compiler.errors import RequestError
 from tersor.compiler.signature import Limit
 from tersor.data import MAX_TOKENS, read_data
 from tersor.fidelity import Fidelity, fidelity
+from tersor.interleave import interleaved
 from tersor.models import Model, has_tokenizer, read_model, read_tokenizer
 from tersor.saved import calibrated_on, saved_example, saved_report
 
-SECONDS, LEAST, MOST = 1.0, 5, 200
+SECONDS = 1.0  # of each contender on each shape
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _timings(
         if "attention_mask" in inputs:
             inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
         with using_threads(threads), torch.no_grad():
-            found = interleaved({name: partial(m, **inputs) for name, m in contenders.items()})
+            found = interleaved({name: partial(m, **inputs) for name, m in contenders.items()}, seconds=SECONDS)
         for name, times in found.items():
             yield Timing(name, batch, count, threads, min(times), median(times), len(times))
 
@@ -174,20 +174,3 @@ def using_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def interleaved(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of each call, taken in turns so that a busy moment hits all alike; about a second for each."""
-    for run in calls.values():
-        run()
-        run()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
-    while len(min(times.values(), key=len)) < LEAST or (
-        time.perf_counter() - began < SECONDS * len(calls) and len(next(iter(times.values()))) < MOST
-    ):
-        for name, run in calls.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return times

@@ -54,18 +54,23 @@ class Judge:
             limit.name: metric_named(limit.budget.metric, metric) for limit in limits if limit.floor
         }
 
-    def __call__(self, planned: Planned) -> dict[str, float]:
+    def __call__(self, planned: Planned, again: bool = False) -> dict[str, float]:
         choices = {site: choice.text for site, choice in planned.allocation.chosen.items()}
         key = f"artifact {digest([self.engine.version, planned.plan.bytes, choices])}"
         known = dict(self.ledger.recall(key) or {})
-        missing = [limit for limit in self.limits if limit.key != "size" and limit.name not in known]
+        missing = [
+            limit
+            for limit in self.limits
+            if limit.key != "size" and (limit.name not in known or (again and limit.shape is not None))
+        ]
         if missing or (self.batches and DAMAGE not in known):
             with tempfile.TemporaryDirectory(prefix="tersor-") as name:
                 folder = Path(name)
                 write(folder, planned.files.files)
                 module = self._loaded(folder)
                 for limit in missing:
-                    known[limit.name] = self._value(limit, module, folder)
+                    value = self._value(limit, module, folder)
+                    known[limit.name] = min(value, known.get(limit.name, value))
                 if self.batches and DAMAGE not in known:
                     original = self.program.callable().eval()
                     known[DAMAGE] = fidelity(self.signal, original, module, self.batches, "").mean

@@ -28,7 +28,7 @@ def written(
     for text, rows in sorted(groups.items(), key=lambda item: -sum(r.bytes for r in item[1])):
         selector = selecting([by_name[row.site] for row in rows], sites)
         parts.append(f"# {_why(rows, damage)}\n")
-        rule = write_policy(Policy(rules=(Rule(selector),))).splitlines()[-1].removeprefix("keep ")
+        rule = write_policy(Policy(rules=(Rule(selector),))).partition("keep ")[2].strip()
         parts.append(f"for {rule} choose {text}\n\n" if text else f"keep {rule}\n\n")
     return format_policy("".join(parts), "policy.tersor")
 

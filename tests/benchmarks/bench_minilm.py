@@ -16,9 +16,9 @@ import json
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import tersor
+from tersor.interleave import interleaved
 
 Inputs = dict[str, Tensor]
 Candidate = Callable[[Inputs], Tensor]
@@ -89,23 +90,6 @@ def embed(candidate: Candidate, tokenizer: Any, sentences: list[str]) -> Tensor:
     return torch.cat(found)
 
 
-def interleaved(candidates: dict[str, Candidate], inputs: Inputs, rounds: int) -> dict[str, list[float]]:
-    """Seconds per call, in rotating order."""
-    names = list(candidates)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:
-        for _ in range(3):
-            candidates[name](inputs)
-    for r in range(rounds):
-        shift = r % len(names)
-        for name in names[shift:] + names[:shift]:
-            candidates[name](inputs)  # brings its weights into the cache, as a loop over one model would
-            start = time.perf_counter()
-            candidates[name](inputs)
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
 def sentences(limit: int) -> list[str]:
     """Sentences of STS-B dev, evenly spread."""
     folder = Path(os.environ.get("TERSOR_SHARED_DATA") or ROOT.parent / "shared" / "data")
@@ -151,7 +135,8 @@ def main() -> None:
         for tokens in args.tokens:
             ids = torch.randint(1000, 20000, (1, tokens))
             inputs = {"input_ids": ids, "token_type_ids": ids * 0, "attention_mask": ids * 0 + 1}
-            times = interleaved(candidates, inputs, args.rounds)
+            calls = {name: partial(candidate, inputs) for name, candidate in candidates.items()}
+            times = interleaved(calls, least=args.rounds, most=args.rounds)
             base = times["torch fp32 eager"]
             print(f"batch 1, {tokens} tokens, {args.threads} thread(s): least ms (x), median ms (x); x: against fp32")
             report["latency_ms"][tokens] = {}

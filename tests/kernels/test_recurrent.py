@@ -41,7 +41,7 @@ def run(layer: Layer, x: Tensor, h: Tensor, c: Tensor, batch_first: bool = True,
     graph = native(layer.module(batch_first, level))
     given = (x if batch_first else x.transpose(0, 1).contiguous(), h, c)
     with torch.inference_mode():
-        assert not graph.program(given).torch_calls
+        assert not graph.program(*given).torch_calls
         y, h_last, *rest = graph(*given)
     y = y if batch_first else y.transpose(0, 1)
     return largest_error(layer, x, h, c, y, h_last, rest[0] if rest else None)

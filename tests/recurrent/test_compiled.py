@@ -8,6 +8,7 @@ from tests.recurrent.conftest import SHAPES, STORES, Compiled, compile_recurrent
 from torch import nn
 
 import tersor
+from tersor.backends.numba.native.graph import NativeGraph
 from tersor.compiler.compressed import CompressedRecurrent
 from tersor.compiler.stores import Affine, Dense
 
@@ -44,11 +45,18 @@ def test_what_is_loaded_computes_the_same_bits(compiled: Compiled, tmp_path) -> 
 
 
 def test_the_default_backend_loads_it_too(compiled: Compiled, tmp_path) -> None:
+    """Products with codes take their inputs in 8 bits, within half a percent of their spread; others are exact."""
     loaded = tersor.load(compiled.result.save(tmp_path / "artifact"))
+    stored = any(store.kind != "dense" for store in compiled.stores.values())
+    assert isinstance(loaded.graph_module, NativeGraph) == stored
     example = example_of(compiled.name, 3, 7)
+    coded = any(kind in str(store.spec()) for store in compiled.stores.values() for kind in ("affine", "codebook"))
     with torch.no_grad():
         for ours, theirs in zip(tensors(loaded(**example)), tensors(compiled.replaced(**example)), strict=True):
-            torch.testing.assert_close(ours, theirs)
+            if coded:
+                assert 0 < float((ours - theirs).norm() / theirs.norm()) < 0.01
+            else:
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_are_those_of_the_replaced_weights(model_name: str) -> None:

@@ -51,6 +51,7 @@ class Builder:
     items: list[Step | TorchCall] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
+    readers: tuple[Any, ...] = ()  # the modules and operators that read what is computed now
     memo: dict[Any, Any] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     _bases: int = SELF + 1
@@ -147,14 +148,20 @@ class Builder:
 
     def rounded(self, value: Value, layout: Layout) -> Rounded:
         """`value` (..., columns) in 8 bits as the layout of a linear wants it; made once for all its readers."""
-        like = Layout(1, layout.columns, layout.width, layout.weight_group, layout.activation_group)
-        key = (value, like)
+        key = (value, _alike(layout))
         if key not in self._rounded:
+            rounded = self.will_round(value, layout)
             rows = value.numel // layout.columns
-            q, records = (self.new((size,), torch.uint8).ref for size in rounded_bytes(layout, rows))
-            self._rounded[key] = Rounded(q, records)
-            self.step(quantise_step(self.level, layout, rows, value.ref, 4 * layout.columns, q, records))
+            places = (rounded.q, rounded.records)
+            self.step(quantise_step(self.level, layout, rows, value.ref, 4 * layout.columns, *places))
         return self._rounded[key]
+
+    def will_round(self, value: Value, layout: Layout) -> Rounded:
+        """Places for `value` in 8 bits, which the caller has written."""
+        sizes = rounded_bytes(layout, value.numel // layout.columns)
+        rounded = Rounded(*(self.new((size,), torch.uint8).ref for size in sizes))
+        self._rounded[value, _alike(layout)] = rounded
+        return rounded
 
     def torch(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Let torch compute it: the result, with a Value for every tensor."""
@@ -261,6 +268,11 @@ class Builder:
                 raise CompilerBug(f"buffer {operand.buffer} has no place")
             return places[operand.buffer] + operand.offset, ARENA
         return operand.offset, buffer.base
+
+
+def _alike(layout: Layout) -> Layout:
+    """What of a linear's layout its rounded input depends on."""
+    return Layout(1, layout.columns, layout.width, layout.weight_group, layout.activation_group)
 
 
 def _shapes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

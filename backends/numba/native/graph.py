@@ -59,8 +59,15 @@ def build(
         target = graph.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         if node.op == "call_method":
             target = getattr(torch.Tensor, str(node.target))
+        builder.readers = readers(graph, node)
         known[node] = compute(builder, handlers, target, tuple(args), kwargs)
     return builder.finish(outputs)
+
+
+def readers(graph: fx.GraphModule, node: fx.Node) -> tuple[Any, ...]:
+    """The modules and operators that read the node."""
+    users = ((user.op, str(user.target), user.target) for user in node.users)
+    return tuple(graph.get_submodule(path) if op == "call_module" else target for op, path, target in users)
 
 
 def compute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tersor.backends.numba.attention import JoinedAttention, PreparedMask
+from tersor.backends.numba.attention16steps import AttentionShape, Rows, attention16_step, takes_width
 from tersor.backends.numba.decodersteps import Cache, append_step, attend_step
 from tersor.backends.numba.layout import ceil_to
 from tersor.backends.numba.native.builder import Builder
@@ -117,8 +118,19 @@ def _joined(b: Builder, module: Any, args: tuple[Any, ...], kwargs: Mapping[str,
     joined = b.dense(joined)
     y = b.new((batch, tokens, attention.heads * attention.width))
     scale = b.keep(torch.tensor(attention.scale, dtype=torch.float32))
-    shape = (batch, tokens, attention.heads, attention.width)
-    b.step(attention_step(b.level, shape, joined.ref, held.ref, held.batch, scale, y.ref))
+    heads, width = attention.heads, attention.width
+    if takes_width(b.level, width):
+        line = 4 * heads * width
+        q, k, v = (
+            Rows(replace(joined.ref, offset=joined.ref.offset + i * line), 3 * line, 3 * line * tokens)
+            for i in range(3)
+        )
+        shape = AttentionShape(batch, tokens, tokens, heads, width)
+        result = Rows(y.ref, line, line * tokens)
+        b.step(attention16_step(b.level, shape, q, k, v, result, scale, held.ref, held.batch))
+    else:
+        shape4 = (batch, tokens, heads, width)
+        b.step(attention_step(b.level, shape4, joined.ref, held.ref, held.batch, scale, y.ref))
     return y
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from tersor.backends.numba.embedding import QuantizedEmbedding
 from tersor.backends.numba.features import level_named
+from tersor.backends.numba.fusedsteps import multiply_round_step, norm_round_step, rounds_by_groups, rounds_itself
+from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
@@ -33,9 +35,25 @@ def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     weights = (b.keep(linear.codes), b.keep(linear.scale), shift, b.keep(linear.bias))
     y = b.new((*x.shape[:-1], layout.rows))
     rows = x.numel // layout.columns
-    operands = ((rounded.q, rounded.records), weights, y.ref)
-    b.step(multiply_step(b.level, layout, linear.activation, rows, *operands))
+    operands = ((rounded.q, rounded.records), weights)
+    reader = _sole_linear(b)
+    if reader is not None and rounds_itself(b.level, layout, reader):
+        places = b.will_round(y, reader)
+        result = (places.q, places.records)
+        b.step(multiply_round_step(b.level, layout, reader, linear.activation, False, rows, *operands, result))
+    else:
+        b.step(multiply_step(b.level, layout, linear.activation, rows, *operands, y.ref))
     return y
+
+
+def _linears(b: Builder) -> list[Layout]:
+    """The layouts of the linears among the readers."""
+    return [r.layout for r in b.readers if isinstance(r, QuantizedLinear) and r.level == b.level]
+
+
+def _sole_linear(b: Builder) -> Layout | None:
+    found = _linears(b)
+    return found[0] if len(found) == len(b.readers) == 1 else None
 
 
 def _embedding(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
@@ -77,7 +95,13 @@ def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Te
     y = b.new(x.shape)
     weights = (b.keep(weight), b.keep(bias))
     rows = (prod(x.shape[:-1]), columns)
-    b.step(norm_step(b.level, rows, x.ref, 0 if second is None else second, period, weights, y.ref, epsilon))
+    operands = (x.ref, 0 if second is None else second, period, weights, y.ref, epsilon)
+    reader = next((r for r in _linears(b) if r.columns == columns and rounds_by_groups(r)), None)
+    if reader is None:
+        b.step(norm_step(b.level, rows, *operands))
+    else:
+        places = b.will_round(y, reader)
+        b.step(norm_round_step(b.level, rows, *operands, reader, (places.q, places.records)))
     return y
 
 

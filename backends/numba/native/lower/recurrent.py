@@ -12,6 +12,7 @@ from torch import nn
 from tersor.backends.numba.build import kernel_address
 from tersor.backends.numba.cells import GATES, CellSpec, Mode
 from tersor.backends.numba.features import level_named
+from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.layout import ceil_to
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
@@ -152,9 +153,7 @@ def _recurrent(
 ) -> Any:
     layer: QuantizedRecurrent = module
     x, hx = (b.value(args[0]), args[1] if len(args) > 1 else kwargs.get("hx"))
-    handlers = [linears.get(type(linear)) for linear in layer.linears]
-    fits = len(x.shape) == 3 and x.numel and x.dtype is torch.float32 and layer.level == b.level
-    if not fits or None in handlers:
+    if len(x.shape) != 3 or not x.numel or x.dtype is not torch.float32 or layer.level != b.level:
         return NotImplemented
     batch_at = 0 if layer.batch_first else 1
     batch, length = x.shape[batch_at], x.shape[1 - batch_at]
@@ -187,11 +186,12 @@ def _recurrent(
 
 
 def _handled(linears: Mapping[Any, Handler], b: Builder, module: Any, *rest: Any) -> Any:
-    return linears[type(module)](b, module, *rest)
+    handler = linears.get(type(module))
+    return NotImplemented if handler is None else handler(b, module, *rest)
 
 
 def _product(linears: Mapping[Any, Handler], b: Builder, linear: nn.Module, x: Value) -> Value | None:
-    found = linears[type(linear)](b, linear, (x,), {})
+    found = _handled(linears, b, linear, (x,), {})
     return None if found is NotImplemented else found
 
 
@@ -200,6 +200,16 @@ def _cell(value: Value, index: int) -> Ref:
     return value.narrowed(0, index, 1).ref
 
 
+def _in_turn(
+    linears: Mapping[Any, Handler], b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
+) -> Any:
+    both: InTurn = module
+    middle = _handled(linears, b, both.first, args, {})
+    return middle if middle is NotImplemented else _handled(linears, b, both.second, (middle,), {})
+
+
 def handlers(linears: Mapping[Any, Handler]) -> Mapping[Any, Handler]:
-    """The handlers of recurrent layers whose matrices are linears that `linears` handles."""
-    return {QuantizedRecurrent: partial(_recurrent, linears)}
+    """The handlers of recurrent layers whose matrices are linears that `linears` handles, or chains of them."""
+    in_turn: Handler = partial(_in_turn, linears)
+    chains: Mapping[Any, Handler] = {**linears, InTurn: in_turn}
+    return {InTurn: in_turn, QuantizedRecurrent: partial(_recurrent, chains)}

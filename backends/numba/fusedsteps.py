@@ -1,0 +1,86 @@
+"""Steps that do the work of several, so that the floats in between stay in the nearest cache."""
+
+from __future__ import annotations
+
+from tersor.backends.numba.build import kernel_address
+from tersor.backends.numba.elementwise import Activation
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.fusedspec import MultiplyRoundSpec, NormRoundSpec
+from tersor.backends.numba.layout import Layout
+from tersor.backends.numba.microkernels import LinearSpec, panel_work
+from tersor.backends.numba.native.values import Operand
+from tersor.backends.numba.rounding import RoundSpec, round_work
+from tersor.backends.numba.rowkernels import NormSpec
+from tersor.backends.numba.steps import Step, float_bits
+
+_ROWS = 96  # of a unit: its floats take 24 KiB in groups of 64, and a panel is read once for all of them
+
+
+def rounds_by_groups(reader: Layout) -> bool:
+    """Whether the fused steps write what this linear reads: rounded by groups, of which no column is padding.
+
+    They leave out the total of a row's record, which a linear with shifts but without groups of weights needs.
+    """
+    grouped = bool(reader.activation_group) and reader.activation_span == reader.group
+    return grouped and reader.padded == reader.columns and (reader.kind == "group" or not reader.shifted)
+
+
+def rounds_itself(level: str, layout: Layout, reader: Layout, gated: bool = False) -> bool:
+    """Whether `multiply_round_step` takes this linear and the linear that reads its result: the groups of
+    `rounds_by_groups` must be whole panels.
+    """
+    whole = layout.rows == reader.columns * (2 if gated else 1)
+    return whole and rounds_by_groups(reader) and reader.group % level_named(level).panel == 0
+
+
+def multiply_round_step(
+    level: str,
+    layout: Layout,
+    reader: Layout,
+    activation: Activation,
+    gated: bool,
+    rows: int,
+    rounded: tuple[Operand, Operand],
+    weights: tuple[Operand, Operand, Operand, Operand],
+    result: tuple[Operand, Operand],
+) -> Step:
+    """The result (q, records) that `reader` multiplies, from rounded activations (q, records) and packed (codes, scale,
+    shift, bias); see `rounds_itself`.
+
+    With z = x @ w^T + bias: activation(z), or activation(z[:, :n]) * z[:, n:] if gated. GELU is within 7.4e-5 |z|.
+    """
+    spec = MultiplyRoundSpec(
+        LinearSpec(level, layout.width, layout.kind, layout.shifted), RoundSpec(level, activation, gated)
+    )
+    block = min(max(rows, 1), _ROWS)
+    described = level_named(level)
+    work = 4 * block * reader.group * (2 if gated else 1)
+    work += max(round_work(described, reader.group), panel_work(described, layout))
+    cost = block * reader.group * (layout.padded * (2 if gated else 1) / 200 + 1.0)
+    shape = (layout.group, layout.groups, block)
+    target = (*result, reader.group, reader.groups, reader.center)
+    units = -(-rows // block) * reader.groups
+    kernel = kernel_address(spec, "glue_multiply_round")
+    return Step("multiply and round", kernel, (rows, *rounded, *weights, *shape, *target), units, cost, work)
+
+
+def norm_round_step(
+    level: str,
+    shape: tuple[int, int],
+    x: Operand,
+    other: Operand,
+    period: int,
+    weights: tuple[Operand, Operand],
+    y: Operand,
+    epsilon: float,
+    reader: Layout,
+    result: tuple[Operand, Operand],
+) -> Step:
+    """`norm_step`, and its result as `reader` multiplies it (q, records); see `rounds_by_groups`."""
+    rows, columns = shape
+    lanes = level_named(level).lanes
+    operands = (columns, x, other, period, *weights, y, float_bits(epsilon), rows)
+    target = (*result, reader.group, reader.groups, reader.center)
+    kernel = kernel_address(NormRoundSpec(NormSpec(level), RoundSpec(level)), "glue_norm_round")
+    work = round_work(level_named(level), reader.group)
+    return Step("norm and round", kernel, (*operands, *target), -(-rows // lanes), 0.6 * lanes * columns, work)

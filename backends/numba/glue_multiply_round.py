@@ -1,0 +1,86 @@
+"""Numba code that multiplies rounded activations with packed codes and rounds the result again, after an activation:
+a step whose units are row blocks times groups of outputs. The floats never leave the scratch memory.
+
+`build` compiles a copy of this file with the SPEC in place of the one below.
+"""
+
+from __future__ import annotations
+
+from numba import cfunc
+
+from tersor.backends.numba.features import level_named
+from tersor.backends.numba.fusedspec import MultiplyRoundSpec
+from tersor.backends.numba.layout import STEP
+from tersor.backends.numba.memorykernels import make_load
+from tersor.backends.numba.microkernels import LinearSpec, make_panel
+from tersor.backends.numba.rounding import RoundSpec, make_round
+
+SPEC = MultiplyRoundSpec(LinearSpec("generic", 8, "row", False), RoundSpec("generic", "none", False))
+
+LEVEL = level_named(SPEC.linear.level)
+PANEL = LEVEL.panel
+multiply = make_panel(SPEC.linear)
+rounded = make_round(SPEC.rounding)
+load = make_load(LEVEL)
+PER_GROUP = SPEC.linear.kind == "group"
+WIDTH = SPEC.linear.width
+PARTS = 2 if SPEC.rounding.gated else 1
+
+
+@cfunc("void(int64, int64, int64, int64)", cache=True)
+def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
+    """Operands: rows, q, records, codes, scale, shift, bias, group, groups, rows a block; then of the result q,
+    records, group, groups, center. Unit u is group u % groups of row block u // groups. If gated, the outputs are
+    those of the gate, then as many to be multiplied with them. `work` holds the floats of a unit, then what rounding
+    and panel kernel need.
+    """
+    rows, q, records = load(operands), load(operands + 8), load(operands + 16)
+    codes, scale, shift, bias = load(operands + 24), load(operands + 32), load(operands + 40), load(operands + 48)
+    group, groups, block = load(operands + 56), load(operands + 64), load(operands + 72)
+    out, out_records, out_group = load(operands + 80), load(operands + 88), load(operands + 96)
+    out_groups, center = load(operands + 104), load(operands + 112)
+    padded = group * groups
+    record_size = 12 * groups + 4
+    out_size = 12 * out_groups + 4
+    panel_codes = padded * PANEL * WIDTH // 8
+    panel_scales = 4 * PANEL * (groups if PER_GROUP else 1)
+    stride = 4 * out_group
+    part = block * stride
+    scratch = work + PARTS * part
+    panels = out_group // PANEL
+    for unit in range(first, last):
+        start = unit // out_groups * block
+        g = unit % out_groups
+        count = min(block, rows - start)
+        for i in range(PARTS * panels):
+            p = (i // panels * out_groups + g) * panels + i % panels
+            multiply(
+                count,
+                q + start * padded,
+                padded,
+                records + start * record_size,
+                record_size,
+                codes + p * panel_codes,
+                scale + p * panel_scales,
+                shift + p * panel_scales,
+                bias + 4 * PANEL * p,
+                work + i // panels * part + 4 * PANEL * (i % panels),
+                stride,
+                group // STEP,
+                groups,
+                scratch,
+            )
+        rounded(
+            count,
+            work,
+            stride,
+            work + part,
+            out_group,
+            out + start * out_group * out_groups + g * out_group,
+            out_group * out_groups,
+            out_records + start * out_size + 4 * g,
+            out_size,
+            out_groups,
+            center,
+            scratch,
+        )

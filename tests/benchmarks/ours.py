@@ -1,0 +1,44 @@
+"""The contenders of this project: the one file that knows how its kernels are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from tests.benchmarks.contender import Array, Linear, Model, Subject
+from tests.benchmarks.peers.torch import of_module
+from torch import Tensor
+
+import tersor
+from tersor.backends.numba.linear import QuantizedLinear
+
+POLICY = "for linear or embedding or recurrent choose int8()"
+FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
+
+
+def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
+    """On as many threads as torch has."""
+    inputs = torch.from_numpy(x)
+    for bits, group in FORMS:
+        module = quantised(torch.from_numpy(weight), bits, group)
+        size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
+        label = f"tersor {bits} bits, {f'groups of {group}' if group else 'row'}"
+        yield label, Linear(bits, size, lambda module=module: module(inputs).numpy())
+
+
+def quantised(weight: Tensor, bits: int, group: int) -> QuantizedLinear:
+    """Symmetric, one scale a row or a group; activations have groups as wide."""
+    rows, columns = weight.shape
+    groups = weight.view(rows, -1, group or columns)
+    center = 1 << (bits - 1)
+    scale = (groups.abs().amax(-1) / (center - 1)).clamp_min(1e-12)
+    codes = ((groups / scale[..., None]).round() + center).to(torch.uint8).view(rows, columns)
+    zero = torch.full_like(scale, center)
+    return QuantizedLinear.from_codes(codes, scale, zero, bits, group=group, activation_group=group)
+
+
+def models(subject: Subject) -> Iterator[tuple[str, Model]]:
+    """On as many threads as torch has."""
+    example = {name: torch.from_numpy(value) for name, value in subject.example.items()}
+    result = tersor.compile(subject.module, tersor.Policy.parse(POLICY), example, backend="numba")
+    yield "tersor 8 bits", of_module(result.module, list(example))

@@ -1,0 +1,119 @@
+"""ONNX Runtime: float32, dynamic int8 (DynamicQuantizeLinear and MatMulInteger, fused), MatMulNBits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.transformers import optimizer
+from tests.benchmarks.contender import Array, FirstOutput, Linear, Model, Subject
+
+INT8_COMPUTE = 4  # MatMulNBits with activations of 8 bits, the fastest level
+OPSET = 21
+
+
+def linears(weight: Array, x: Array, threads: int) -> Iterator[tuple[str, Linear]]:
+    rows, plain = len(weight), _matmul(weight, len(x))
+    yield "onnxruntime fp32", Linear(32, 4 * weight.size, _bound(plain, x, rows, threads))
+    dynamic = _dynamic(plain)
+    yield "onnxruntime dynamic int8", Linear(8, weight.size + 4 * rows, _bound(dynamic, x, rows, threads))
+    for bits, group in ((8, 32), (4, 32), (4, 128)):
+        quantiser = MatMulNBitsQuantizer(
+            _matmul(weight, len(x)), bits, group, is_symmetric=True, accuracy_level=INT8_COMPUTE
+        )
+        quantiser.process()
+        size = weight.size * bits // 8 + 4 * weight.size // group
+        run = _bound(quantiser.model.model, x, rows, threads)
+        yield f"onnxruntime {bits} bits, groups of {group}", Linear(bits, size, run)
+
+
+def prepare(subject: Subject, folder: Path) -> None:
+    """Write float.onnx, fused where it is an encoder, and int8.onnx. Attention is recognised in the graph of the older
+    exporter, with the plain computation of attention only."""
+    names = list(subject.example)
+    arguments = tuple(torch.from_numpy(subject.example[name]) for name in names)
+    axes = {name: {0: "batch", 1: "tokens"} for name in (*names, "y")}
+    attention = getattr(subject.module, "set_attn_implementation", lambda _: None)
+    attention("eager")
+    try:
+        torch.onnx.export(
+            FirstOutput(subject.module, names), arguments, str(folder / "plain.onnx"), input_names=names,
+            output_names=["y"], dynamic_axes=axes, opset_version=17, dynamo=False,
+        )  # fmt: skip
+    finally:
+        attention("sdpa")
+    model = onnx.load(folder / "plain.onnx")
+    if subject.heads:
+        fused = optimizer.optimize_model(str(folder / "plain.onnx"), "bert", subject.heads, subject.hidden, opt_level=0)
+        if not fused.get_fused_operator_statistics()["Attention"]:
+            raise RuntimeError("onnxruntime's optimizer found no attention to fuse: the comparison would flatter us")
+        model = fused.model
+    onnx.save(model, folder / "float.onnx")
+    quantize_dynamic(
+        folder / "float.onnx", folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8,
+        extra_options={"DefaultTensorType": TensorProto.FLOAT},
+    )  # fmt: skip
+
+
+def models(subject: Subject, folder: Path, threads: int) -> Iterator[tuple[str, Model]]:
+    for label, file in (("onnxruntime fp32", "float.onnx"), ("onnxruntime dynamic int8", "int8.onnx")):
+        yield label, _model(_session(str(folder / file), threads))
+
+
+def _session(model: str | bytes, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Its threads wait busily within a call, but do not take the cores from whoever is timed next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _model(session: Any) -> Model:
+    names = {entry.name for entry in session.get_inputs()}
+    return lambda inputs: session.run(None, {name: x for name, x in inputs.items() if name in names})[0]
+
+
+def _bound(model: Any, x: Array, rows: int, threads: int) -> Callable[[], Array]:
+    """With inputs and outputs bound beforehand: the smallest overhead that its Python interface has."""
+    session = _session(model.SerializeToString(), threads)
+    y = np.empty((len(x), rows), np.float32)
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", x)
+    binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
+
+    def run() -> Array:
+        session.run_with_iobinding(binding)
+        return y
+
+    return run
+
+
+def _matmul(weight: Array, batch: int) -> Any:
+    """y = x @ w^T."""
+    rows, columns = weight.shape
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="linear")
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, width])]
+        for name, width in (("x", columns), ("y", rows))
+    ]
+    held = numpy_helper.from_array(np.ascontiguousarray(weight.T), "w")
+    graph = helper.make_graph([node], "linear", *ends, [held])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+
+
+def _dynamic(model: Any) -> Any:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "int8.onnx"
+        quantize_dynamic(model, file, per_channel=True, weight_type=QuantType.QInt8)
+        return onnx.load(file)
