@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tersor.compiler.errors import ArtifactError, BudgetError, CaptureError, RequestError, TersorError
     from tersor.compiler.plan import Plan
     from tersor.compiler.site import Site
+    from tersor.generation import generate
     from tersor.policies import Policy
     from tersor.report import Report
     from tersor.result import Result
@@ -47,6 +48,7 @@ __all__ = [
     "Site",
     "TersorError",
     "compile",
+    "generate",
     "load",
     "methods",
     "plan",
@@ -65,6 +67,7 @@ _WHERE = {
     "Policy": "tersor.policies",
     "Report": "tersor.report",
     "Result": "tersor.result",
+    "generate": "tersor.generation",
     "Found": "tersor.searching",
     "search": "tersor.searching",
     "Site": "tersor.compiler.site",

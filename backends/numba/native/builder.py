@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.native.memory import Life, place
-from tersor.backends.numba.native.program import Array, Check, Fresh, NativeRun, Program, TorchCall
+from tersor.backends.numba.native.program import Array, Check, Fresh, Move, NativeRun, Program, TorchCall
 from tersor.backends.numba.native.values import ARENA, NOWHERE, SELF, Operand, Ref, Value, contiguous
 from tersor.backends.numba.steps import Step, quantise_step, rounded_bytes
 from tersor.backends.numba.tensorsteps import copy_step
@@ -53,6 +53,7 @@ class Builder:
     kept: list[Tensor] = field(default_factory=list)
     readers: tuple[Any, ...] = ()  # the modules and operators that read what is computed now
     memo: dict[Any, Any] = field(default_factory=dict)
+    moves: list[Move] = field(default_factory=list)
     _bases: int = SELF + 1
     _checks: list[tuple[Ref, Callable[[int], None]]] = field(default_factory=list)
     _rounded: dict[tuple[Value, Layout], Rounded] = field(default_factory=dict)
@@ -81,6 +82,16 @@ class Builder:
         self.inputs.append(self.buffers[value.buffer].base)
         return value
 
+    def moving(self, start: int, step: int) -> int:
+        """A buffer that begins at `start` + `step` * the offset of the run."""
+        key = (start, step)
+        if key not in self.memo:
+            self.memo[key] = self._buffer(_Buffer(0, self._bases))
+            self.moves.append(Move(self._bases, start, step))
+            self._bases += 1
+        buffer: int = self.memo[key]
+        return buffer
+
     def value(self, found: Value | Tensor) -> Value:
         """A value as it is, a tensor as a constant of the program."""
         if isinstance(found, Value):
@@ -104,6 +115,15 @@ class Builder:
         if step is None:
             found: Value = self.torch(torch.ops.aten.contiguous.default, (value,), {})
             return found
+        self.step(step)
+        return target
+
+    def settled(self, value: Value) -> Value:
+        """A copy in the arena, as torch calls want what moves with the offset."""
+        target = self.new(value.shape, value.dtype)
+        step = copy_step(self.level, value, target)
+        if step is None or value.dtype is not torch.float32:
+            raise CompilerBug(f"no copy of {value}")
         self.step(step)
         return target
 
@@ -191,6 +211,7 @@ class Builder:
             bases=self._bases,
             arena=arena,
             kept=tuple(self.kept),
+            moves=tuple(self.moves),
         )
 
     def _own_outputs(self, outputs: Any) -> list[Fresh]:

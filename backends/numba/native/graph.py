@@ -6,7 +6,7 @@ import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +16,9 @@ from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.program import Context, Program
 from tersor.backends.numba.native.values import Derived, Value
 from tersor.backends.numba.ops import direct
+
+if TYPE_CHECKING:
+    from tersor.backends.numba.native.decode import Decoder
 
 _PROGRAMS = 64  # shapes whose programs are kept, the least recently used go first
 
@@ -56,20 +59,21 @@ def build(
         target = graph.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         if node.op == "call_method":
             target = getattr(torch.Tensor, str(node.target))
-        builder.readers = _readers(graph, node)
-        known[node] = _compute(builder, handlers, target, tuple(args), kwargs)
+        builder.readers = readers(graph, node)
+        known[node] = compute(builder, handlers, target, tuple(args), kwargs)
     return builder.finish(outputs)
 
 
-def _readers(graph: fx.GraphModule, node: fx.Node) -> tuple[Any, ...]:
+def readers(graph: fx.GraphModule, node: fx.Node) -> tuple[Any, ...]:
     """The modules and operators that read the node."""
     users = ((user.op, str(user.target), user.target) for user in node.users)
     return tuple(graph.get_submodule(path) if op == "call_module" else target for op, path, target in users)
 
 
-def _compute(
+def compute(
     builder: Builder, handlers: Mapping[Any, Handler], target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
+    """What a node gives: computed now if no Value is involved, else by its handler, else by torch."""
     if not any(isinstance(leaf, Value | Derived) for leaf in pytree.tree_leaves((args, dict(kwargs)))):
         return target(*args, **kwargs)
     handler = handlers.get(type(target) if isinstance(target, nn.Module) else target)
@@ -138,6 +142,12 @@ class NativeGraph(nn.Module):
             while len(self._programs) > _PROGRAMS:
                 self._programs.popitem(last=False)
         return program
+
+    def decoder(self, batch: int, capacity: int) -> Decoder:
+        """Token-by-token generation for `batch` sequences of up to `capacity` tokens; see `Decoder`."""
+        from tersor.backends.numba.native.decode import Decoder  # it reads the handlers, which read this file
+
+        return Decoder(self.lowered, self._handlers, self.level, batch, capacity)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

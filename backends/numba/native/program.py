@@ -52,6 +52,15 @@ class Fresh:
 
 
 @dataclass(frozen=True)
+class Move:
+    """A base at `start` + `step` * the offset of a run."""
+
+    base: int
+    start: int
+    step: int
+
+
+@dataclass(frozen=True)
 class Check:
     """A place that a step sets where it was given something impossible; `refuse(value)` raises."""
 
@@ -114,13 +123,14 @@ class Program:
     bases: int
     arena: int
     kept: Sequence[Tensor]
+    moves: tuple[Move, ...] = ()
 
     @property
     def torch_calls(self) -> list[TorchCall]:
         return [item for item in self.items if isinstance(item, TorchCall)]
 
-    def run(self, inputs: Sequence[Tensor], context: Context) -> Any:
-        """The graph's outputs for these inputs."""
+    def run(self, inputs: Sequence[Tensor], context: Context, offset: int = 0) -> Any:
+        """The graph's outputs for these inputs; `offset` tokens came before, where the program is one of a decoder."""
         context.fit(self.arena)
         addresses: Array = np.zeros(self.bases, dtype=np.int64)
         tensors: list[Tensor | None] = [None] * self.bases
@@ -134,6 +144,8 @@ class Program:
             put(base, tensor.contiguous())
         for fresh in self.fresh:
             put(fresh.base, torch.empty(fresh.shape, dtype=fresh.dtype))
+        for move in self.moves:
+            addresses[move.base] = move.start + move.step * offset
         for check in self.checks:
             ctypes.c_int64.from_address(context.arena + check.offset).value = 0
 
