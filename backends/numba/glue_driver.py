@@ -39,11 +39,13 @@ from tersor.backends.numba.memorykernels import (
     make_futex,
     make_load,
     make_pause,
+    provide_syscall,
 )
 
 SPEC = DriverSpec("generic")
 
 LEVEL = level_named(SPEC.level)
+provide_syscall()
 load = make_load(LEVEL)
 call = make_call(LEVEL)
 pause = make_pause(LEVEL)

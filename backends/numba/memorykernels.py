@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 
 from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level
 
-SYSCALL = "tersor_syscall"  # resolved when the driver is loaded: see `native.pool`
+HAS_FUTEX = sys.platform == "linux" and os.uname().machine == "x86_64"  # whose system call is known below
+
+SYSCALL = "tersor_syscall"
 _FUTEX = 202  # the system call's number on x86-64 Linux
+
+
+def provide_syscall() -> None:
+    """Let compiled code find SYSCALL; to be called before it is compiled or loaded."""
+    # Without a futex there are no helpers, and nothing calls it.
+    address = ctypes.cast(ctypes.CDLL(None).syscall, ctypes.c_void_p).value if HAS_FUTEX else 0
+    binding.add_symbol(SYSCALL, address)
 
 
 def make_load(level: Level) -> Any:

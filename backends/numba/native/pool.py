@@ -8,32 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 import threading
-from functools import cache
-from typing import Any
 
 import torch
-from llvmlite import binding
 from torch import Tensor
 
 from tersor.backends.numba.build import driver
 from tersor.backends.numba.driverspec import ALLOWED, CONTROL_BYTES, WORK, WORK_SIZE
-from tersor.backends.numba.memorykernels import SYSCALL
+from tersor.backends.numba.memorykernels import HAS_FUTEX
 
 _PATIENCE = 700  # pauses before a helper sleeps: about 40 us, longer than most gaps between the steps of a program
-_THREADED = sys.platform == "linux" and os.uname().machine == "x86_64"  # whose futex is known
-
-
-@cache
-def _driver(level: str) -> Any:
-    if _THREADED:
-        syscall = ctypes.CDLL(None).syscall
-        address = ctypes.cast(syscall, ctypes.c_void_p).value
-    else:
-        address = 0  # never called: there are no helpers
-    binding.add_symbol(SYSCALL, address)
-    return driver(level)
 
 
 class Helpers:
@@ -47,7 +31,7 @@ class Helpers:
 
     def acquire(self, level: str, threads: int, work: int, work_size: int) -> int:
         """Address of the control block, now the caller's, for a run on `threads` threads; 0 if they are taken."""
-        if threads < 2 or not _THREADED or not self._free.acquire(blocking=False):
+        if threads < 2 or not HAS_FUTEX or not self._free.acquire(blocking=False):
             return 0
         self._grow(level, threads - 1)
         for place, value in ((ALLOWED, threads), (WORK, work), (WORK_SIZE, work_size)):
@@ -63,7 +47,7 @@ class Helpers:
             self._count += 1
             arguments = (self._control, self._count, _PATIENCE)
             name = f"tersor-helper-{self._count}"
-            threading.Thread(target=_driver(level).help_out, args=arguments, name=name, daemon=True).start()
+            threading.Thread(target=driver(level).help_out, args=arguments, name=name, daemon=True).start()
 
 
 _helpers = Helpers()
@@ -99,7 +83,7 @@ class Workspace:
 
 def execute(level: str, steps: int, count: int, workspace: Workspace, work_size: int, threads: int) -> None:
     """Run `count` steps whose table lies at `steps`, on at most `threads` threads."""
-    run = _driver(level).run
+    run = driver(level).run
     size = workspace.fit(work_size, threads)
     helpers = _helpers
     control = helpers.acquire(level, threads, workspace.address, size)
