@@ -76,7 +76,7 @@ class Context:
         self._typed: dict[torch.dtype, Tensor] = {}
         self.arena = 0
         self.workspace = Workspace()
-        self._image: Array = np.empty(0, dtype=np.int64)
+        self._images: dict[int, tuple[Array, int]] = {}
 
     def fit(self, size: int) -> None:
         """Make the arena at least `size` bytes."""
@@ -87,10 +87,13 @@ class Context:
             self._typed = {}
             self.arena = self._arena.data_ptr()
 
-    def image(self, size: int) -> Array:
-        if len(self._image) < size:
-            self._image = np.empty(size, dtype=np.int64)
-        return self._image[:size]
+    def image(self, size: int) -> tuple[Array, int]:
+        """Room for `size` integers, and its address."""
+        held = self._images.get(size)
+        if held is None:
+            image: Array = np.empty(size, dtype=np.int64)
+            held = self._images[size] = (image, image.ctypes.data)
+        return held
 
     def tensor(self, value: Value, offset: int) -> Tensor:
         """The tensor at `offset` bytes of the arena plus the value's own offset."""
@@ -158,11 +161,11 @@ class Program:
 
         for item in self.items:
             if isinstance(item, NativeRun):
-                image = context.image(len(item.template))
-                addresses[SELF] = image.ctypes.data
-                np.take(addresses, item.bases, out=image)
+                image, address = context.image(len(item.template))
+                addresses[SELF] = address
+                addresses.take(item.bases, out=image, mode="clip")  # the default mode goes through another buffer
                 image += item.template
-                execute(self.level, image.ctypes.data, item.count, context.workspace, item.work, self.threads)
+                execute(self.level, address, item.count, context.workspace, item.work, self.threads)
                 continue
             result = item.function(*resolve(item.args), **{k: resolve(v) for k, v in item.kwargs.items()})
             found = (result,) if isinstance(result, Tensor) else pytree.tree_leaves(result)
