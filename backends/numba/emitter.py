@@ -76,13 +76,6 @@ class Emitter:
         stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
         stored.align = 1
 
-    def prefetch(self, address: Value) -> None:
-        """Fetch the line of `address`, mapped or not, into the second-level cache."""
-        pointer = self.b.inttoptr(address, I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-        self.b.call(function, [pointer, I32(0), I32(2), I32(1)])
-
     def load_floats(self, address: Value) -> Value:
         return self.load(address, self.floats)
 

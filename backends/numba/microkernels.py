@@ -26,7 +26,6 @@ from tersor.backends.numba.layout import STEP, Kind, Layout
 from tersor.backends.numba.tiles import Tile, emit_expand
 
 _PACKED_ROWS = (2, 1)  # tiles that read packed codes; more rows than the largest share expanded ones
-_SHARES = 4  # tiles that together fetch the next panel
 
 
 @dataclass(frozen=True)
@@ -91,22 +90,15 @@ class _Panel:
         q = [e.opaque(e.at(self.q, e.times(self.q_stride, m))) for m in at_row]
         records = [e.at(self.record, e.times(self.record_stride, m)) for m in at_row]
         y = [e.at(self.y, e.times(self.y_stride, m)) for m in at_row]
-        ahead = None
-        if t.rows > 2 and self.spec.width == 8:
-            turn = e.b.urem(e.b.udiv(row, I64(t.rows)), I64(_SHARES))
-            length = e.times(e.b.mul(self.groups, self.steps), t.step_bytes)
-            ahead = e.at(codes, length, e.times(turn, t.step_bytes // _SHARES))
         if self.spec.kind == "row":
             starts = [start for r in records for start in [e.broadcast_int(r)] * t.strips]
-            sums = t.accumulate(starts, q, codes, self.steps, ahead)
+            sums = t.accumulate(starts, q, codes, self.steps)
         else:
-            sums = self.over_groups(t, q, records, codes, ahead)
+            sums = self.over_groups(t, q, records, codes)
         for (m, v), value in zip(t.outputs, self.finished(t, records, sums), strict=True):
             e.store(e.at(y[m], v * self.vector), value)
 
-    def over_groups(
-        self, t: Tile, q: list[Value], records: list[Value], codes: Value, ahead: Value | None
-    ) -> list[Value]:
+    def over_groups(self, t: Tile, q: list[Value], records: list[Value], codes: Value) -> list[Value]:
         """The floating sums after all groups."""
         e = self.e
         group_bytes = e.times(self.steps, t.step_bytes)
@@ -118,8 +110,7 @@ class _Panel:
             columns, offset = e.b.mul(g, group_columns), e.b.mul(g, group_bytes)
             first = [start for slot in slots for start in [e.broadcast_int(slot)] * t.strips]
             rows = [e.at(row, columns) for row in q]
-            later = None if ahead is None else e.at(ahead, offset)
-            integers = t.accumulate(first, rows, e.at(codes, offset), self.steps, later)
+            integers = t.accumulate(first, rows, e.at(codes, offset), self.steps)
             return add(t, g, slots, [e.to_float(value) for value in integers], sums)
 
         return e.loop(self.groups, [e.float_vector(0.0)] * len(t.outputs), body)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from tersor.backends.numba.emitter import Emitter, Value
 from tersor.backends.numba.layout import STEP
 
-_LINE = 64  # bytes of a cache line
-
 
 def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False, levels: Value | None = None) -> list[Value]:
     """The `8 // width` vectors of unsigned bytes in one packed vector; `in_place` leaves plane i multiplied by
@@ -37,13 +35,8 @@ class Tile:
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
 
-    def accumulate(
-        self, starts: list[Value], q: list[Value], w: Value, steps: Value, ahead: Value | None
-    ) -> list[Value]:
-        """Integer sums over `steps * STEP` columns, from `starts` (one vector an output).
-
-        `ahead`: codes that will be read later; of each step one line a k-quad is fetched from there on.
-        """
+    def accumulate(self, starts: list[Value], q: list[Value], w: Value, steps: Value) -> list[Value]:
+        """Integer sums over `steps * STEP` columns, from `starts` (one vector an output)."""
         e = self.e
         zero = e.int_vector(0)
         keys = [(m, v, p) for m, v in self.outputs for p in range(self.planes)]
@@ -56,8 +49,6 @@ class Tile:
                 packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
                 codes = [unpacked(e, vector, self.width, self.in_place, self.levels) for vector in packed]
                 for part in range(self.per):
-                    if ahead is not None:
-                        e.prefetch(e.at(ahead, e.times(i, self.step_bytes), _LINE * (t * self.per + part)))
                     plane = (part if self.in_place else t) % self.planes
                     for m in range(self.rows):
                         values = e.broadcast_int(e.at(inputs[m], 4 * (t * self.per + part)))
