@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     gguf = options.gguf or find_gguf()
-    print("weights:", gguf.name if gguf else "random")
+    print("weights:", options.folder or (gguf.name if gguf else "random"))
     with tempfile.TemporaryDirectory() as scratch:
         module = compiled(gguf, options.folder or Path(scratch) / "model")
     prompt = torch.randint(100, 40000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
