@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tersor.backends.numba.cells import GATES, Mode
+from tersor.backends.numba.linear import QuantizedLinear
+from tersor.backends.numba.recurrentops import exported
+from tersor.backends.numba.recurrentstep import over_time
 from tersor.compiler.errors import RequestError
 
 States = Tensor | tuple[Tensor, Tensor]
@@ -20,8 +23,8 @@ class QuantizedRecurrent(nn.Module):
     every layer and direction, in torch's order; each rounds its input as it would elsewhere.
 
     A native program runs all time steps in one kernel (see `native.lower.recurrent`). The module itself goes step by
-    step through its linears and torch's functions: what a trace sees, and where gradients flow, straight through the
-    rounding.
+    step through its linears and torch's functions: there gradients flow, straight through the rounding. An exported
+    graph holds one operator for all steps where W_hh is in uniform codes, and else a loop of the example's length.
     """
 
     def __init__(
@@ -80,26 +83,9 @@ class QuantizedRecurrent(nn.Module):
         self, products: Tensor, linear: nn.Module, h: Tensor, c: Tensor, backward: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One direction of one layer: y (time, batch, hidden) and the last states, from W_ih x + b_ih."""
-        length = products.shape[0]
-        y: list[Tensor] = [h] * length
-        for step in range(length):
-            time = length - 1 - step if backward else step
-            h, c = step_of(self.mode, products[time], linear(h), h, c)
-            y[time] = h
-        return torch.stack(y) if y else products.new_empty(0, *h.shape), h, c
+        if torch.compiler.is_exporting() and isinstance(linear, QuantizedLinear) and linear.level is not None:
+            return exported(self.mode, products, linear, h, c, backward)
+        return over_time(self.mode, products, linear, h, c, backward)
 
     def extra_repr(self) -> str:
         return f"{self.mode}, hidden={self.hidden}, layers={self.layers}, bidirectional={self.bidirectional}"
-
-
-def step_of(mode: Mode, u: Tensor, z: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The new (h, c) from the products of a cell: see `cells`. c is an LSTM's only."""
-    if mode == "lstm":
-        i, f, g, o = (u + z).chunk(4, -1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
-    if mode == "gru":
-        (u_r, u_t, u_n), (z_r, z_t, z_n) = u.chunk(3, -1), z.chunk(3, -1)
-        n = (u_n + (u_r + z_r).sigmoid() * z_n).tanh()
-        return n + (u_t + z_t).sigmoid() * (h - n), c
-    return ((u + z).tanh() if mode == "rnn_tanh" else (u + z).relu()), c

@@ -16,8 +16,8 @@ from tersor.compiler.callable import CompiledModule
 POLICY = tersor.Policy.parse("for linear or embedding or recurrent choose int8()\n")
 KERNELS = {
     "bert": {"quantized_linear", "quantized_embedding", "add_layer_norm"},
-    "lstm_lm": {"quantized_linear", "quantized_embedding"},
-    "gru_lm": {"quantized_linear", "quantized_embedding"},
+    "lstm_lm": {"quantized_linear", "quantized_embedding", "quantized_recurrence"},
+    "gru_lm": {"quantized_linear", "quantized_embedding", "quantized_recurrence"},
 }
 
 

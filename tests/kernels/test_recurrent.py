@@ -17,8 +17,9 @@ from torch import Tensor
 from tersor.backends.numba.cells import MODES, CellSpec, Mode, make_cell
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.linear import QuantizedLinear
-from tersor.backends.numba.recurrent import QuantizedRecurrent, step_of
+from tersor.backends.numba.recurrent import QuantizedRecurrent
 from tersor.backends.numba.recurrentcheck import trusted
+from tersor.backends.numba.recurrentstep import step_of
 from tersor.compiler.errors import RequestError
 
 # Products are within 1e-5 of the largest one, as those of linears are, and no gate makes more than twice that of it.
