@@ -8,7 +8,8 @@ resident bytes); any of them can be limited and any can be the goal. A column c 
 hang together (a method that looks at all tensors of its rule, the width of a layer and the bits of every matrix it
 touches) are one column over several sites, so anything that must be decided together needs no other solver. Ties go
 to fewer bytes, less time and fewer steps, which enter the goal with a weight too small to buy anything else, to within
-the gap the solver stops at.
+the gap the solver stops at. The solver is given the columns that a best solution may take: reduced costs of the
+relaxation rule the others out, which matters where many sites are alike.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import coo_array
 
 from tersor.compiler.errors import CompilerBug
@@ -28,6 +30,7 @@ from tersor.compiler.measure.price import Choice
 
 TIE_BREAK = 1e-6
 GAP = 1e-5
+TOLERANCE = 1e-6  # of the solver, in a relaxation
 SECONDS, OUT_OF_TIME = 60, 1
 SCALE, ROWS = 1e4, 1e2
 """What the largest coefficient of the goal and of a constraint is scaled to: the solver's tolerances are absolute."""
@@ -203,18 +206,23 @@ class _Problem:
     def solve(self, minimize: str, limits: Mapping[str, float]) -> tuple[np.ndarray, float] | None:
         """Values of the columns and the bound on the goal, or None when nothing fits."""
         goal = self.costs(minimize)
-        constraints = [LinearConstraint(self.cover, 1, 1)]
-        for quantity, limit in limits.items():
+        rows, room = np.zeros((len(limits), len(self.found))), np.zeros(len(limits))
+        for i, (quantity, limit) in enumerate(limits.items()):
             costs = self.costs(quantity)
             unit = (float(costs.max()) or 1.0) / ROWS
-            constraints.append(LinearConstraint(costs[None] / unit, -np.inf, limit / unit))
+            rows[i], room[i] = costs / unit, limit / unit
         scale = float(goal.max()) or 1.0
         weight = TIE_BREAK * float(np.min(goal[goal > 0], initial=scale)) / scale
+        price = (goal / scale + weight * self.ties) * SCALE
         with _silent():
+            core = self._core(price, rows, room)
             result = milp(
-                (goal / scale + weight * self.ties) * SCALE,
-                constraints=constraints,
-                integrality=np.ones(len(self.found), int),
+                price[core],
+                constraints=[
+                    LinearConstraint(self.cover[:, core], 1, 1),
+                    *(LinearConstraint(row[None, core], -np.inf, most) for row, most in zip(rows, room, strict=True)),
+                ],
+                integrality=np.ones(len(core), int),
                 bounds=Bounds(0, 1),
                 options={"mip_rel_gap": GAP, "time_limit": SECONDS},
             )
@@ -222,9 +230,40 @@ class _Problem:
             if result.status == OUT_OF_TIME:
                 raise CompilerBug(f"the solver found no allocation in {SECONDS} s")
             return None
+        taken = np.zeros(len(self.found))
+        taken[core] = result.x
         slack = weight * float(self.ties.max()) * len(self.rows)  # the most that breaking ties adds to the goal
         bound = result.mip_dual_bound if result.mip_dual_bound is not None else result.fun
-        return result.x, max(0.0, (float(bound) / SCALE - slack) * scale)
+        return taken, max(0.0, (float(bound) / SCALE - slack) * scale)
+
+    def _core(self, price: np.ndarray, rows: np.ndarray, room: np.ndarray) -> np.ndarray:
+        """The columns that some best solution may take.
+
+        The relaxation gives a lower bound and what each column would add to it; its rounding, where that is feasible,
+        an upper bound. A column that adds more than lies between is in no best solution.
+        """
+        every = np.arange(len(price))
+        once = np.ones(len(self.rows))
+        relaxed: Any = linprog(price, rows, room, self.cover.toarray(), once, bounds=(0, 1), method="highs")
+        if relaxed.x is None:
+            return every
+        rounded = self._rounded(relaxed.x, rows)
+        if (self.cover @ rounded != 1).any() or (rows @ rounded > room).any():
+            return every
+        between = float(price @ rounded - relaxed.fun)
+        adds: np.ndarray = relaxed.lower.marginals
+        return every[adds <= between + TOLERANCE * SCALE]
+
+    def _rounded(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """For every site the column that the relaxation takes; of several, the one that needs the least room."""
+        need = rows.sum(axis=0)
+        taken = np.zeros(len(x))
+        for i in range(len(self.rows)):
+            columns = self.cover.indices[self.cover.indptr[i] : self.cover.indptr[i + 1]]
+            used = columns[x[columns] > TOLERANCE]
+            if len(used):
+                taken[used[np.argmin(need[used])]] = 1
+        return taken
 
 
 @contextmanager
