@@ -239,27 +239,6 @@ def make_scores(spec: AttentionSpec) -> Any:
     return scores
 
 
-def make_add(spec: AttentionSpec) -> Any:
-    """add(p, x, x_stride, keys): p += x * log2(e) for `keys` rows of STRIPS vectors, those of x `x_stride` bytes
-    apart.
-    """
-    level = level_named(spec.level)
-    size = 4 * level.lanes
-
-    @kernel(level, 4)
-    def add(e: Emitter, p: Value, x: Value, stride: Value, keys: Value) -> None:
-        def body(key: Value, _: list[Value]) -> list[Value]:
-            for v in range(STRIPS):
-                target = e.at(p, e.times(key, STRIPS * size), v * size)
-                more = e.load_floats(e.at(x, e.times(stride, key), v * size))
-                e.store(target, e.fma(more, e.float_vector(LOG2E), e.load_floats(target)))
-            return []
-
-        e.loop(keys, [], body)
-
-    return add
-
-
 def make_causal(spec: AttentionSpec) -> Any:
     """causal(p, first, keys, seen): hide key k of first..keys from the lanes below k - seen, that is from queries that
     see only `seen` keys and one more for each lane.

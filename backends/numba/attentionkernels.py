@@ -122,8 +122,8 @@ def make_softmax(spec: AttentionSpec) -> Any:
     return softmax
 
 
-def make_add(spec: AttentionSpec) -> Any:
-    """add(p, x, x_stride, keys): p += x for `keys` rows of STRIPS vectors, those of x `x_stride` bytes apart."""
+def make_add(spec: AttentionSpec, factor: float = 1.0) -> Any:
+    """add(p, x, x_stride, keys): p += factor * x, `keys` rows of STRIPS vectors, those of x `x_stride` bytes apart."""
     level = level_named(spec.level)
     size = 4 * level.lanes
 
@@ -133,7 +133,7 @@ def make_add(spec: AttentionSpec) -> Any:
             for v in range(STRIPS):
                 target = e.at(p, e.times(key, STRIPS * size), v * size)
                 more = e.load_floats(e.at(x, e.times(stride, key), v * size))
-                e.store(target, e.b.fadd(e.load_floats(target), more))
+                e.store(target, e.fma(more, e.float_vector(factor), e.load_floats(target)))
             return []
 
         e.loop(keys, [], body)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from numba import cfunc
 
 from tersor.backends.numba.attention16 import (
+    LOG2E,
     SIDE,
     VALUE,
     Attention16Spec,
-    make_add,
     make_causal,
     make_columns,
     make_keys,
@@ -21,7 +21,7 @@ from tersor.backends.numba.attention16 import (
     make_softmax,
     make_values,
 )
-from tersor.backends.numba.attentionkernels import STRIPS, make_transpose
+from tersor.backends.numba.attentionkernels import STRIPS, make_add, make_transpose
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.memorykernels import make_load
 
@@ -36,7 +36,7 @@ round_values = make_values(SPEC)
 round_queries = make_queries(SPEC)
 transpose = make_transpose(SPEC)
 scores_of = make_scores(SPEC)
-add = make_add(SPEC)
+add = make_add(SPEC, LOG2E)  # scores are exponents of 2
 hide = make_causal(SPEC)
 softmax = make_softmax(SPEC)
 mix = make_mix(SPEC)
