@@ -84,22 +84,24 @@ def limits_of(policy: Policy, program: Program, original: Callable[[Limit], floa
 
 
 def shape_of(budget: Budget | None, program: Program) -> Shape:
-    """The inputs a budget speaks of: one example, `TOKENS` tokens and one thread where it does not say."""
+    """The inputs a budget speaks of: one example, `TOKENS` tokens (one after cached ones) and one thread where it does
+    not say."""
     named = dict(budget.at) if budget is not None else {}
     longest = min((limit.max for limit in program.signature.limits), default=None)
-    tokens = named.get("tokens", min(TOKENS, longest or TOKENS))
-    if longest is not None and tokens > longest:
+    cached = named.get("cached", 0)
+    tokens = named.get("tokens", 1 if cached else min(TOKENS, longest or TOKENS))
+    if longest is not None and cached + tokens > longest:
         raise PolicyError(
             [
                 Diagnostic(
                     "E304",
-                    f"the model takes at most {longest} tokens, not {tokens}",
+                    f"the model takes at most {longest} tokens, not {cached + tokens}",
                     budget.span if budget else None,
-                    help=f"write `tokens = {longest}` or less",
+                    help=f"write `{f'cached = {longest - tokens}' if cached else f'tokens = {longest}'}` or less",
                 )
             ]
         )
-    return Shape(named.get("batch", 1), tokens, named.get("threads", 1))
+    return Shape(named.get("batch", 1), tokens, named.get("threads", 1), cached)
 
 
 def infeasible(

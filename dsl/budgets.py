@@ -34,6 +34,8 @@ OBJECTIVES: dict[str, Literal["damage", "size", "latency", "metric"]] = {
     "metric": "metric",
 }
 DIMENSIONS = ("batch", "tokens", "threads")
+CACHED = "cached"
+"""Only for `latency`: tokens whose keys and values are kept already, so that `tokens` more are generated."""
 METRIC = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -109,17 +111,21 @@ def _limit(budget: syntax.Budget, limited: Limited, problems: Problems) -> float
 def _shape(budget: syntax.Budget, problems: Problems) -> tuple[tuple[str, int], ...]:
     """The input shape of `at batch = 1, tokens = 128`."""
     shape: dict[str, int] = {}
+    known = (*DIMENSIONS, CACHED) if budget.quantity.text == "latency" else DIMENSIONS
     for name, number in budget.at:
         value = number.value
         if budget.quantity.text in ("size", "metric"):
             problems.add("E120", f"`{budget.quantity.text}` does not depend on an input shape", name.span)
-        elif name.text not in DIMENSIONS:
-            help = problems.suggest(name.text, DIMENSIONS, f"an input has {listed(DIMENSIONS)}")
+        elif name.text not in known:
+            help = problems.suggest(name.text, known, f"an input has {listed(known)}")
             problems.add("E120", f"an input has no `{name.text}`", name.span, help=help)
         elif name.text in shape:
             problems.add("E107", f"`{name.text}` is given twice", name.span)
         elif not isinstance(value, int) or value < 1:
             problems.add("E120", f"`{name.text}` is a whole number from 1", number.span)
+        elif name.text == CACHED and _is_share(budget.limit):
+            help = "write the milliseconds"
+            problems.add("E120", "the original keeps nothing between tokens to take a share of", name.span, help=help)
         else:
             shape[name.text] = value
     return tuple(shape.items())

@@ -26,17 +26,19 @@ TRIES, AGREE = 5, 0.02
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """The inputs and the threads of a timed call."""
+    """The inputs and the threads of a timed call: `tokens` new ones, after `cached` whose keys and values are kept."""
 
     batch: int
     tokens: int
     threads: int = 1
+    cached: int = 0
 
     def __str__(self) -> str:
-        return f"batch = {self.batch}, tokens = {self.tokens}, threads = {self.threads}"
+        cached = f", cached = {self.cached}" if self.cached else ""
+        return f"batch = {self.batch}, tokens = {self.tokens}{cached}, threads = {self.threads}"
 
     def inputs(self, program: Program) -> dict[str, Tensor]:
-        """Inputs of this shape without padding, made from the example."""
+        """Inputs of this shape without padding, made from the example; the new tokens only."""
         found = resized(program.example, self.batch, self.tokens, program.signature.limits)
         if "attention_mask" in found:
             found["attention_mask"] = torch.ones_like(found["attention_mask"])

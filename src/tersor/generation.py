@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.errors import RequestError
+
+IDS = "input_ids"
 
 
 def generate(module: nn.Module, ids: Tensor, max_new_tokens: int) -> Tensor:
@@ -31,17 +34,43 @@ def generate(module: nn.Module, ids: Tensor, max_new_tokens: int) -> Tensor:
     graph: Any = module.graph_module
     decoder = None
     if hasattr(graph, "decoder"):
-        decoder = graph.decoder(ids.shape[0], ids.shape[1] + max_new_tokens)
+        longest = min((limit.max for limit in module.signature.limits), default=None)
+        decoder = graph.borrow(ids.shape[0], ids.shape[1] + max_new_tokens, longest)
     new = ids
     with torch.inference_mode():
         for _ in range(max_new_tokens):
             logits = _last(module, ids) if decoder is None else decoder.step(new)
             new = logits.argmax(-1, keepdim=True)
             ids = torch.cat([ids, new], 1)
+    if decoder is not None:
+        graph.give_back(decoder)
     return ids
 
 
-def _last(module: CompiledModule, ids: Tensor) -> Tensor:
+def continuing(module: nn.Module, ids: Tensor, cached: int) -> Callable[[], Tensor]:
+    """A call that takes in the tokens of `ids` after the first `cached`, the same ones each time, as `generate` does.
+    Raises RequestError like `generate`."""
+    graph: Any = getattr(module, "graph_module", None)
+    if not hasattr(graph, "decoder"):
+        return lambda: _last(module, ids)
+    decoder = graph.decoder(*ids.shape)
+    with torch.inference_mode():
+        decoder.step(ids[:, :cached])
+
+    def run() -> Tensor:
+        decoder.reset(cached)
+        found: Tensor = decoder.step(ids[:, cached:])
+        return found
+
+    return run
+
+
+def ids_of(inputs: Mapping[str, Tensor]) -> Tensor:
+    """The tokens among the inputs of a language model."""
+    return inputs.get(IDS, next(iter(inputs.values())))
+
+
+def _last(module: nn.Module, ids: Tensor) -> Tensor:
     """The logits after the last token, from all tokens anew."""
     first = pytree.tree_leaves(_flat(module(ids)))[0]
     found: Tensor = first[:, -1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -24,6 +25,7 @@ from tersor.compiler.pipeline import Planned
 from tersor.compiler.program import Program
 from tersor.engine import BackendEngine
 from tersor.fidelity import fidelity
+from tersor.generation import continuing, ids_of
 from tersor.metric import Function, Metric, metric_named
 from tersor.peak import peak_memory
 
@@ -87,6 +89,9 @@ class Judge:
         inputs = limit.shape.inputs(self.program)
         if limit.budget.quantity == "memory":
             return float(peak_memory(folder, inputs, limit.shape.threads, self.backend))
+        if limit.shape.cached:
+            every = replace(limit.shape, tokens=limit.shape.cached + limit.shape.tokens).inputs(self.program)
+            return whole(continuing(module, ids_of(every), limit.shape.cached), {}, limit.shape.threads, SECONDS)
         return whole(module, inputs, limit.shape.threads, SECONDS)
 
     def original(self, limit: Limit) -> float:

@@ -131,7 +131,11 @@ budgets = st.fixed_dictionaries(
         "size": st.builds(Budget, st.just("size"), st.floats(1e-3, 1e15), st.booleans()),
         "memory": st.builds(Budget, st.just("memory"), st.integers(1, 10**13).map(float)),
         "latency": st.builds(
-            Budget, st.just("latency"), st.floats(1e-9, 1e4), st.just(False), st.sampled_from([(), (("batch", 3),)])
+            Budget,
+            st.just("latency"),
+            st.floats(1e-9, 1e4),
+            st.just(False),
+            st.sampled_from([(), (("batch", 3),), (("tokens", 1), ("cached", 8))]),
         ),
         "metric": st.builds(
             Budget,

@@ -276,9 +276,11 @@ class Decoder:
         self._programs: OrderedDict[tuple[int, int], Program] = OrderedDict()
         self._context = Context()
 
-    def reset(self) -> None:
-        """Forget all tokens."""
-        self.length = 0
+    def reset(self, length: int = 0) -> None:
+        """Forget all tokens but the first `length`."""
+        if not 0 <= length <= self.length:
+            raise RequestError(f"a decoder that took in {self.length} tokens cannot keep {length} of them")
+        self.length = length
 
     def step(self, ids: Tensor) -> Tensor:
         """Take in tokens `ids` (batch, new tokens); the logits (batch, entries) that follow the last of them."""

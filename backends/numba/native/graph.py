@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from tersor.backends.numba.layout import ceil_to
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.program import Context, Program
 from tersor.backends.numba.native.values import Derived, Value
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tersor.backends.numba.native.decode import Decoder
 
 _PROGRAMS = 64  # shapes whose programs are kept, the least recently used go first
+_ROOM = 64  # tokens: a decoder to be kept has room for a multiple of it
 
 Handler = Callable[[Builder, Any, tuple[Any, ...], Mapping[str, Any]], Any]
 """(builder, module or operator, arguments, keywords) -> the result with Values in it, or NotImplemented."""
@@ -106,6 +108,7 @@ class NativeGraph(nn.Module):
         self._handlers = handlers
         self._programs: OrderedDict[tuple[Any, ...], Program] = OrderedDict()
         self._contexts: list[Context] = []
+        self._idle: Decoder | None = None
         self._lock = threading.Lock()
         self.train(lowered.training)
 
@@ -149,9 +152,24 @@ class NativeGraph(nn.Module):
 
         return Decoder(self.lowered, self._handlers, self.level, batch, capacity)
 
+    def borrow(self, batch: int, tokens: int, longest: int | None) -> Decoder:
+        """A decoder with room for at least `tokens`, and for some more up to `longest`: the one that was
+        given back last if it fits, since making its programs takes as long as generating some tokens."""
+        with self._lock:
+            held, self._idle = self._idle, None
+        if held is not None and held.batch == batch and held.capacity >= tokens:
+            held.reset()
+            return held
+        room = ceil_to(tokens, _ROOM)
+        return self.decoder(batch, max(tokens, min(room, longest or room)))
+
+    def give_back(self, decoder: Decoder) -> None:
+        """Keep a decoder that is no longer used, with its programs, keys and values."""
+        self._idle = decoder
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.update(_programs=OrderedDict(), _contexts=[], _lock=None)
+        state.update(_programs=OrderedDict(), _contexts=[], _idle=None, _lock=None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
