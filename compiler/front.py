@@ -4,7 +4,7 @@ one, each solved anew from the same measurements; nothing is measured again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -18,23 +18,38 @@ from tersor.compiler.report import FrontPoint
 POINTS = 24
 
 
-def front(loop: Loop, chosen: Planned, points: int = POINTS) -> tuple[FrontPoint, ...]:
+class Sizes:
+    """Plans of the least damage for sizes in equal ratios, from the smallest plan to the one with the least damage of
+    all; solved once for a model and its rules."""
+
+    def __init__(self) -> None:
+        self._solved: list[dict[str, str]] = []
+
+    def of(self, choices: Mapping[str, Sequence[Choice]]) -> Iterator[dict[str, Choice]]:
+        """In order of bytes, whatever else the choices cost."""
+        if not self._solved:
+            ends = [allocate(choices, {}, goal) for goal in ("size", "damage")]
+            low, high = (end.bytes for end in ends if isinstance(end, Allocation))
+            sizes = np.geomspace(max(1, low), max(low + 1, high), POINTS)
+            solved = [allocate(choices, {"size": float(np.ceil(size))}) for size in sizes]
+            self._solved = [{n: c.text for n, c in x.chosen.items()} for x in solved if isinstance(x, Allocation)]
+        by_text = {name: {c.text: c for c in site} for name, site in choices.items()}
+        for plan in self._solved:
+            yield {name: by_text[name][text] for name, text in plan.items()}
+
+
+def front(loop: Loop, chosen: Planned, sizes: Sizes) -> tuple[FrontPoint, ...]:
     """The front of size and damage, in order of bytes, with the chosen plan on it.
 
     `loop` has the choices and what was learnt of the rest of the time and memory; the sizes include what the chosen
     artifact takes besides its choices.
     """
-    choices = loop.prepared.measured.choices
     rest = chosen.plan.bytes - sum(c.bytes for c in chosen.allocation.chosen.values())
-    smallest, best = (allocate(choices, {}, goal) for goal in ("size", "damage"))
     found: dict[int, FrontPoint] = {}
-    if isinstance(smallest, Allocation) and isinstance(best, Allocation):
-        sizes = np.geomspace(max(1, smallest.bytes), max(smallest.bytes + 1, best.bytes), points)
-        for size in sizes:
-            solved = allocate(choices, {"size": float(np.ceil(size))})
-            if isinstance(solved, Allocation):
-                point = _point(loop, solved.chosen, solved.damage, solved.bytes + rest, False)
-                found[point.bytes] = point
+    for solved in sizes.of(loop.prepared.measured.choices):
+        damage, size = (sum(c.cost(q) for c in solved.values()) for q in ("damage", "size"))
+        point = _point(loop, solved, damage, int(size) + rest, False)
+        found[point.bytes] = point
     mine = _point(loop, chosen.allocation.chosen, chosen.plan.damage, chosen.plan.bytes, True)
     found[mine.bytes] = mine
     ordered = [found[size] for size in sorted(found)]

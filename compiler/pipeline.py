@@ -100,7 +100,7 @@ def solve(
         why = found if isinstance(found, Infeasible) else None
         if why is not None and why.quantity != "size":
             return Unsolved(why, 0)
-        stores = prepared.packed.of(prepared, found.chosen)
+        stores = prepared.packed.of(found.chosen)
         files = image(program.module, program.signature, held, stores)
         exact = size_of(files)
         if why is not None:
@@ -122,7 +122,7 @@ def _plan(prepared: Prepared, allocation: Allocation, exact: int, limit: float |
         prepared.resolution,
         prepared.measured,
         allocation,
-        formed=prepared.forms.known.keys(),
+        formed=prepared.forms.known.keys() | prepared.packed.formed,
         size=exact,
         limit=limit,
         examples=prepared.examples,

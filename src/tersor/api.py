@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +11,23 @@ from torch import nn
 
 from tersor import backend as backends
 from tersor.backend import BackendName
-from tersor.batches import Batch, blame, check_inputs, plain_batches, split
+from tersor.batches import Batch, plain_batches, split
 from tersor.compiler import pipeline
 from tersor.compiler import policy as model_policy
 from tersor.compiler.artifact.load import load as load_artifact
-from tersor.compiler.budget import Limit
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.errors import CompilerBug, RequestError
-from tersor.compiler.loop import Contender
 from tersor.compiler.measure.collect import Progress
-from tersor.compiler.measure.signal import SIGNALS, SignalName, signal_of
+from tersor.compiler.measure.signal import SIGNALS, SignalName
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.plan import Foreseen, Plan
 from tersor.compiler.program import Program
-from tersor.compiler.report import held
-from tersor.compiler.rewrite import held_by
 from tersor.compiler.site import Site
-from tersor.fidelity import Fidelity, fidelity
+from tersor.finish import Finish, data_errors
 from tersor.optimise import Settings, optimiser, shortfall, summed
 from tersor.original import captured
 from tersor.passes import METHODS
 from tersor.policies import Policy, as_policy
-from tersor.report import Report
 from tersor.result import Result
 
 
@@ -155,7 +148,7 @@ def build(
     `keep` is called with every result that is the best so far (without the fingerprint, which says that nothing more
     is to be done). PolicyError with exit code 3 where a budget is missed in the end.
     """
-    finish = partial(carried_out, program, policy, calibration, held_out, settings)
+    finish = Finish(program, policy, calibration, held_out, settings)
     with data_errors(program, calibration or ()):
         asked = optimiser(program, policy, calibration, settings)
         if not summed(policy):
@@ -166,52 +159,3 @@ def build(
             raise problem
         best = settled.best
         return finish(best.planned, asked.limits, best, fingerprint=fingerprint)
-
-
-def carried_out(
-    program: Program,
-    policy: Policy,
-    calibration: Sequence[Batch] | None,
-    held_out: Sequence[Batch],
-    settings: Settings,
-    found: Planned,
-    limits: Sequence[Limit] = (),
-    contender: Contender | None = None,
-    fingerprint: str = "",
-) -> Result:
-    """A plan carried out and compared with the original."""
-    rewritten, trace = pipeline.carry_out(program, found)
-    reference = CompiledModule(rewritten, program.signature).eval()
-    lowered, placed = backends.apply(rewritten, settings.backend)
-    module = reference if lowered is rewritten else CompiledModule(lowered, program.signature).eval()
-    name = settings.signal or signal_of(program).name
-    measured: Fidelity | None = None
-    if calibration is not None:
-        on = "held-out data" if held_out else "the calibration data: there is too little to hold any out"
-        with data_errors(program, held_out):
-            measured = fidelity(name, program.callable().eval(), module, held_out or calibration, on)
-    p = found.plan
-    budgets = (
-        ()
-        if contender is None
-        else tuple(held(limit, contender.predicted.get(limit.name), contender.measured[limit.name]) for limit in limits)
-    )
-    report = Report(
-        p.original_bytes, p.bytes, p.budget, p.damage, p.bound, p.unit, p.calibrated, name, placed, measured, p.notes,
-        budgets,
-    )  # fmt: skip
-    return Result(
-        module, reference, p, report, trace, policy, found, held_by(program), dict(program.example), fingerprint
-    )
-
-
-@contextmanager
-def data_errors(program: Program, batches: Sequence[Batch]) -> Iterator[None]:
-    """Tell data that does not fit the model from a bug of ours."""
-    module = program.callable().eval()
-    check_inputs(module, batches)
-    try:
-        yield
-    except (RuntimeError, IndexError, ValueError):
-        blame(module, batches)
-        raise

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from tersor.batches import Batch
 from tersor.compiler.measure.signal import SIGNALS, SignalName
 
+VIEW_BYTES = 64 * 2**20
+"""How much of the original's answers is kept."""
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -52,16 +55,40 @@ def flat(output: Any) -> list[Tensor]:
     return []
 
 
+class Original:
+    """A model to compare others with, on fixed batches. What it answers is kept as long as it is small."""
+
+    def __init__(self, name: SignalName, module: nn.Module, batches: Sequence[Batch]) -> None:
+        self.name, self.module, self.batches = name, module, batches
+        self._views: dict[int, Tensor] = {}
+        self._kept = 0
+
+    def view(self, number: int) -> Tensor:
+        """What is compared of the answer to a batch."""
+        if number in self._views:
+            return self._views[number]
+        batch = self.batches[number]
+        found = SIGNALS[self.name].view(flat(self.module(**batch)), batch)
+        if self._kept + found.nbytes <= VIEW_BYTES:
+            self._views[number] = found
+            self._kept += found.nbytes
+        return found
+
+    def compared(self, other: nn.Module, on: str) -> Fidelity:
+        """Another model, called alike, on every batch."""
+        signal = SIGNALS[self.name]
+        divergences, same = [], []
+        with torch.no_grad():
+            for number, batch in enumerate(self.batches):
+                ours, theirs = self.view(number), signal.view(flat(other(**batch)), batch)
+                divergences.append(signal.divergence(ours, theirs))
+                same.append(ours.argmax(-1) == theirs.argmax(-1))
+        found = torch.cat(divergences)
+        agreement = float(torch.cat(same).double().mean()) if self.name == "logits" else None
+        mean, worst = float(found.double().mean()), float(found.max())
+        return Fidelity(self.name, signal.unit, found.numel(), mean, worst, agreement, on)
+
+
 def fidelity(name: SignalName, reference: nn.Module, other: nn.Module, batches: Sequence[Batch], on: str) -> Fidelity:
     """Compare two models, called alike, on every batch."""
-    signal = SIGNALS[name]
-    divergences, same = [], []
-    with torch.no_grad():
-        for batch in batches:
-            ours, theirs = (signal.view(flat(m(**batch)), batch) for m in (reference, other))
-            divergences.append(signal.divergence(ours, theirs))
-            same.append(ours.argmax(-1) == theirs.argmax(-1))
-    found = torch.cat(divergences)
-    agreement = float(torch.cat(same).double().mean()) if name == "logits" else None
-    mean, worst = float(found.double().mean()), float(found.max())
-    return Fidelity(name, signal.unit, found.numel(), mean, worst, agreement, on)
+    return Original(name, reference, batches).compared(other, on)

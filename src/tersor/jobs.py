@@ -23,7 +23,7 @@ from tersor.optimise import Settings
 from tersor.original import captured
 from tersor.policies import Policy
 from tersor.report import Report
-from tersor.searching import Found, run, with_budgets
+from tersor.searching import Found, Searcher, with_budgets
 from tersor.spaces import default_space
 
 
@@ -166,7 +166,8 @@ class Search:
         program = replace(program, notes=(*notes, *program.notes))
         policy = with_budgets(self.space or default_space(program, calibration is not None), self.asked)
         name = Path(self.model.name).name
-        found = run(program, policy, calibration, held_out, settings, name, lambda best: best.save(out, extra))
+        searcher = Searcher(program, policy, calibration, held_out, settings, name)
+        found = searcher.find(keep=lambda best: best.save(out, extra))
         journal.close()
         found.save(out, extra)
         return found

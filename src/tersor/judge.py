@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.program import Program
 from tersor.engine import BackendEngine
-from tersor.fidelity import fidelity
+from tersor.fidelity import Original
 from tersor.generation import continuing, ids_of
 from tersor.metric import Function, Metric, metric_named
 from tersor.peak import peak_memory
@@ -48,13 +49,23 @@ class Judge:
         ledger: Ledger,
         metric: Function | None = None,
     ) -> None:
-        self.program, self.backend, self.ledger, self.signal = program, backend, ledger, signal
+        self.program, self.backend, self.ledger = program, backend, ledger
         self.engine = BackendEngine(backend)
-        self.batches = list(limited(batches, EXAMPLES)) if batches else []
+        few = list(limited(batches, EXAMPLES)) if batches else []
+        self.compared = Original(signal, program.callable().eval(), few) if few else None
+        self.limits: Sequence[Limit] = ()
+        self.metrics: Mapping[str, Metric] = {}
+        self._ask(limits, metric)
+
+    def _ask(self, limits: Sequence[Limit], metric: Function | None) -> None:
         self.limits = limits
-        self.metrics: dict[str, Metric] = {
-            limit.name: metric_named(limit.budget.metric, metric) for limit in limits if limit.floor
-        }
+        self.metrics = {limit.name: metric_named(limit.budget.metric, metric) for limit in limits if limit.floor}
+
+    def asked(self, limits: Sequence[Limit], metric: Function | None = None) -> Judge:
+        """The same judge for other limits."""
+        other = copy.copy(self)
+        other._ask(limits, metric)
+        return other
 
     def __call__(self, planned: Planned, again: bool = False) -> dict[str, float]:
         choices = {site: choice.text for site, choice in planned.allocation.chosen.items()}
@@ -65,7 +76,7 @@ class Judge:
             for limit in self.limits
             if limit.key != "size" and (limit.name not in known or (again and limit.shape is not None))
         ]
-        if missing or (self.batches and DAMAGE not in known):
+        if missing or (self.compared and DAMAGE not in known):
             with tempfile.TemporaryDirectory(prefix="tersor-") as name:
                 folder = Path(name)
                 write(folder, planned.files.files)
@@ -73,9 +84,8 @@ class Judge:
                 for limit in missing:
                     value = self._value(limit, module, folder)
                     known[limit.name] = min(value, known.get(limit.name, value))
-                if self.batches and DAMAGE not in known:
-                    original = self.program.callable().eval()
-                    known[DAMAGE] = fidelity(self.signal, original, module, self.batches, "").mean
+                if self.compared and DAMAGE not in known:
+                    known[DAMAGE] = self.compared.compared(module, "").mean
             self.ledger.keep(key, known)
         return {**known, **{limit.name: float(planned.plan.bytes) for limit in self.limits if limit.key == "size"}}
 

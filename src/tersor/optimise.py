@@ -41,13 +41,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """A program with everything measured that a plan needs: any budget can be asked for."""
+    """A program with everything measured that a plan needs, for some budgets; `again` is for others."""
 
     prepared: Prepared
     limits: tuple[Limit, ...]
     minimize: str
     judge: Judge
     settings: Settings
+
+    def again(self, policy: Policy, settings: Settings) -> Optimiser:
+        """The same measurements for the budgets and the objective of another policy with the same rules; seconds and
+        memory are measured where they were not asked for before. Errors as of `optimiser`."""
+        return _asked(replace(self.prepared, policy=policy), self.judge, settings)
 
     def loop(self, keep: Callable[[Contender], object] = lambda contender: None) -> Loop:
         """The closed loop for the budgets; `keep` is called with every contender that is the best so far."""
@@ -70,6 +75,14 @@ def optimiser(program: Program, policy: Policy, batches: Sequence[Batch] | None,
     prepared = prepare(
         program, policy, METHODS, batches, signal=settings.signal, progress=_in_time(settings), ledger=settings.ledger
     )
+    return _asked(prepared, judge, settings)
+
+
+def _asked(prepared: Prepared, judge: Judge, settings: Settings) -> Optimiser:
+    """What the budgets of the policy need besides, and their limits."""
+    policy, program = prepared.policy, prepared.program
+    asked = limits_of(policy, program)
+    judge = judge.asked(asked, settings.metric)
     shapes = dict.fromkeys(limit.shape for limit in asked if limit.budget.quantity == "latency" and limit.shape)
     minimize: str = policy.objective.quantity
     if minimize == "latency":

@@ -18,7 +18,7 @@ from tersor import api
 from tersor.backend import BackendName
 from tersor.batches import Batch, plain_batches, split
 from tersor.compiler.diagnostics import PolicyError
-from tersor.compiler.front import front
+from tersor.compiler.front import Sizes, front
 from tersor.compiler.loop import Contender, Deadline, Loop, Settled
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.ledger import Forgetful, Ledger
@@ -26,6 +26,7 @@ from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.program import Program
 from tersor.compiler.report import FrontPoint, Measured, SearchReport, form_of
 from tersor.compiler.units import bytes_text
+from tersor.finish import Finish, data_errors
 from tersor.optimise import Optimiser, Settings, optimiser, shortfall
 from tersor.original import captured
 from tersor.policies import Policy, as_policy
@@ -42,7 +43,27 @@ class Found:
 
     result: Result
     report: SearchReport
-    missed: PolicyError | None = None
+    missed: PolicyError | None
+    searcher: Searcher = field(repr=False, compare=False)
+
+    def again(
+        self,
+        *,
+        size: str | None = None,
+        latency: str | Sequence[str] | None = None,
+        memory: str | None = None,
+        out: str | Path | None = None,
+        seconds: float | None = None,
+        progress: Progress | None = None,
+    ) -> Found:
+        """The best model within other budgets, from the same measurements; budgets on what is not named stay. With
+        `out` the artifact is written there."""
+        asked = with_budgets(self.searcher.policy, budgets(size, latency, memory))
+        keep = None if out is None else partial(_save, Path(out))
+        found = self.searcher.find(asked, keep, Deadline(seconds), progress)
+        if out is not None:
+            found.save(out)
+        return found
 
     @property
     def policy(self) -> str:
@@ -105,8 +126,8 @@ def search(
     settings = Settings(signal, backend, metric, progress, ledger, deadline=Deadline(seconds))
     program = captured(model, example)
     keep = None if out is None else partial(_save, Path(out))
-    found = run(program, with_budgets(given or default_space(program, calibration is not None), asked),
-                calibration, held_out, settings, type(model).__name__, keep)  # fmt: skip
+    rules = with_budgets(given or default_space(program, calibration is not None), asked)
+    found = Searcher(program, rules, calibration, held_out, settings, type(model).__name__).find(keep=keep)
     if out is not None:
         found.save(out)
     return found
@@ -149,57 +170,77 @@ class Stages:
             self.tell(stage, done, total)
 
 
-def run(
-    program: Program,
-    policy: Policy,
-    calibration: Sequence[Batch] | None,
-    held_out: Sequence[Batch],
-    settings: Settings,
-    name: str,
-    keep: Callable[[Result], object] | None = None,
-) -> Found:
-    """Search a captured program; `keep` is called with every result that is the best so far."""
-    stages = Stages(settings.progress)
-    settings = replace(settings, progress=stages)
-    finish = partial(api.carried_out, program, policy, calibration, held_out, settings)
-    with api.data_errors(program, calibration or ()):
-        asked = optimiser(program, policy, calibration, settings)
+class Searcher:
+    """A captured program with everything measured: asked for one set of budgets after another."""
+
+    def __init__(
+        self,
+        program: Program,
+        policy: Policy,
+        calibration: Sequence[Batch] | None,
+        held_out: Sequence[Batch],
+        settings: Settings,
+        name: str,
+    ) -> None:
+        self.program, self.policy, self.calibration, self.name = program, policy, calibration or (), name
+        self.stages, self.sizes = Stages(settings.progress), Sizes()
+        self.settings = replace(settings, progress=self.stages)
+        self.finish = Finish(program, policy, calibration, held_out, settings)
+        with data_errors(program, self.calibration):
+            self.optimiser = optimiser(program, policy, calibration, self.settings)
+
+    def find(
+        self,
+        policy: Policy | None = None,
+        keep: Callable[[Result], object] | None = None,
+        deadline: Deadline | None = None,
+        progress: Progress | None = None,
+    ) -> Found:
+        """The best within the budgets of a policy with the same rules (default: those measured for); `keep` is called
+        with every result that is the best so far."""
+        stages = self.stages if policy is None else Stages(progress)
+        asked = self.optimiser
+        results: dict[int, Result] = {}
 
         def better(contender: Contender) -> None:
+            results.clear()
+            finished = self.finish(contender.planned, asked.limits, contender)
+            results[id(contender)] = replace(finished, policy=policy or self.policy)
             if keep is not None:
-                keep(finish(contender.planned, asked.limits, contender))
+                keep(results[id(contender)])
 
-        loop = asked.loop(better)
-        settled = loop.run()
-    best = settled.best
-    result = finish(best.planned, asked.limits, best)
-    report = _report(name, asked, loop, settled, result, stages.seconds)
-    return Found(result, report, shortfall(asked, settled))
+        with data_errors(self.program, self.calibration):
+            if policy is not None:
+                asked = asked.again(policy, replace(self.settings, progress=stages, deadline=deadline or Deadline()))
+            loop = asked.loop(better)
+            settled = loop.run()
+        result = results[id(settled.best)]
+        report = self._report(asked, loop, settled, result, stages.seconds)
+        return Found(result, report, shortfall(asked, settled), self)
 
-
-def _report(
-    name: str, asked: Optimiser, loop: Loop, settled: Settled, result: Result, seconds: Mapping[str, float]
-) -> SearchReport:
-    best, plan = settled.best.planned, result.plan
-    heading = [
-        f"Found for {name}: {bytes_text(plan.bytes)} of {bytes_text(plan.original_bytes)}, "
-        f"damage {plan.damage:.3g} {plan.unit} predicted",
-        *(f"{b.name}: {b.text}" for b in result.report.budgets if b.name != "size"),
-        "Every rule is one form and the weights it was found for; compile with it to get this artifact again.",
-    ]
-    text = written(plan, loop.prepared.program.sites, best.allocation.chosen, asked.prepared.policy, heading)
-    return SearchReport(
-        model=name,
-        plan=plan,
-        forms=tuple(form_of(row.site, best.stores[row.site]) for row in plan.sites),
-        budgets=result.report.budgets,
-        front=front(loop, best),
-        contenders=tuple(Measured(c.planned.plan.bytes, c.predicted, c.measured) for c in settled.contenders),
-        fidelity=result.report.fidelity.to_json() if result.report.fidelity else None,
-        policy=text,
-        seconds=dict(seconds),
-        notes=result.report.notes,
-    )
+    def _report(
+        self, asked: Optimiser, loop: Loop, settled: Settled, result: Result, seconds: Mapping[str, float]
+    ) -> SearchReport:
+        best, plan = settled.best.planned, result.plan
+        heading = [
+            f"Found for {self.name}: {bytes_text(plan.bytes)} of {bytes_text(plan.original_bytes)}, "
+            f"damage {plan.damage:.3g} {plan.unit} predicted",
+            *(f"{b.name}: {b.text}" for b in result.report.budgets if b.name != "size"),
+            "Every rule is one form and the weights it was found for; compile with it to get this artifact again.",
+        ]
+        text = written(plan, loop.prepared.program.sites, best.allocation.chosen, asked.prepared.policy, heading)
+        return SearchReport(
+            model=self.name,
+            plan=plan,
+            forms=tuple(form_of(row.site, best.stores[row.site]) for row in plan.sites),
+            budgets=result.report.budgets,
+            front=front(loop, best, self.sizes),
+            contenders=tuple(Measured(c.planned.plan.bytes, c.predicted, c.measured) for c in settled.contenders),
+            fidelity=result.report.fidelity.to_json() if result.report.fidelity else None,
+            policy=text,
+            seconds=dict(seconds),
+            notes=result.report.notes,
+        )
 
 
 def front_csv(points: Sequence[FrontPoint]) -> str:

