@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.capture import opaque as opaque_leaves
+from tersor.compiler.capture.bags import open_bags
 from tersor.compiler.capture.export import check_dynamic, check_names, check_states, export, plain_config, stretched
 from tersor.compiler.capture.flatten import flatten
 from tersor.compiler.capture.indices import find_limits, index_values, with_values
@@ -122,6 +123,7 @@ def _graphs(model: nn.Module, example: Mapping[str, Tensor], opaque: Sequence[st
         gm = export(model, example, training)
     kept = opaque_leaves.fold(gm, leaves)
     normalise(gm)
+    open_bags(gm)
     signature = flatten(gm, model, example)
     check_dynamic(gm, example)
     indices = index_values(gm, with_values(example))
