@@ -21,7 +21,7 @@ from tersor.compiler.capture.lift import Lifted, lift
 from tersor.compiler.capture.normalise import normalise
 from tersor.compiler.capture.paths import parameter_names
 from tersor.compiler.capture.sites import find_sites
-from tersor.compiler.equality import SHAPES, disagreement, resized
+from tersor.compiler.equality import disagreement, resized
 from tersor.compiler.errors import CaptureError
 from tersor.compiler.program import Program, verify_graph
 from tersor.compiler.roles.annotate import Annotated
@@ -146,7 +146,7 @@ def _with_true_defaults(model: nn.Module, graphs: _Graphs, example: Mapping[str,
         if given.default is not None:
             rest = {name: value for name, value in example.items() if name != given.name}
             # The graph itself has been checked at every shape; what a default stands for does not depend on it.
-            if disagreement(ours, model.eval(), rest, graphs.signature.limits, shapes=SHAPES[:1]) is not None:
+            if disagreement(ours, model.eval(), rest, shapes=()) is not None:
                 given = replace(given, default=None)
         inputs.append(given)
     return replace(graphs.signature, inputs=tuple(inputs))
