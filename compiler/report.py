@@ -1,4 +1,5 @@
-"""What a search found, as data: all that a page or a table about it needs. Written as `search.json`.
+"""What a search or a compilation came to, as data: all that a page or a table about it needs. A search writes it as
+`search.json`.
 
 Quantities are in bytes and seconds, damage in `plan.unit`, and a metric in its own unit.
 """
@@ -72,9 +73,26 @@ class SiteForm:
 
 
 @dataclass(frozen=True)
+class Made:
+    """How, when and where: `command` as it was typed (empty where it was called from Python), `data` the source of the
+    text it was judged by, `when` in UTC, `versions` by the name of the library."""
+
+    command: str
+    data: str
+    when: str
+    processor: str
+    cores: int
+    threads: int
+    system: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class SearchReport:
     """`plan` has every site with its bytes before and after, its choice and what was refused; `forms` is in the same
-    order. `front` is in order of bytes, `contenders` in the order they were measured, `seconds` by stage."""
+    order. `front` is in order of bytes, `contenders` in the order they were measured, `seconds` by stage; a compilation
+    has none of them. `original` is what the original takes, by the name of the budget, as far as it was measured, and
+    `missed` says which budgets do not hold, and what would help."""
 
     model: str
     plan: Plan
@@ -85,6 +103,9 @@ class SearchReport:
     fidelity: Mapping[str, Any] | None
     policy: str
     seconds: Mapping[str, float]
+    made: Made
+    original: Mapping[str, float]
+    missed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +121,8 @@ class SearchReport:
                 "budgets": tuple(Held(**x) for x in data["budgets"]),
                 "front": tuple(FrontPoint(**x) for x in data["front"]),
                 "contenders": tuple(Measured(**x) for x in data["contenders"]),
+                "made": Made(**data["made"]),
+                "missed": tuple(data["missed"]),
                 "notes": tuple(data["notes"]),
             }
         )

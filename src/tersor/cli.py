@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the request is wrong, 3 the budget cannot be met, 4 the mo
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -202,7 +203,7 @@ def compile_command(
 
     with progress() as shown:
         job = Job.read(model, policy, data, columns, max_tokens, signal, out)
-        done, found = job.compile(out, backend, force, shown)
+        done, found = job.compile(out, backend, force, shown, typed())
     if json:
         print_json({"out": str(out), "up_to_date": not done, **found.to_json()})
         return
@@ -240,7 +241,7 @@ def search(
     limit = seconds_of(time)
     with progress() as shown:
         found = Search.read(model, policy, asked, data, columns, max_tokens, signal, out).run(
-            out, backend, limit, shown
+            out, backend, limit, shown, typed()
         )
     if found.missed is not None:
         raise found.missed
@@ -279,16 +280,30 @@ def bench(
 
 
 @app.command()
-def show(folder: FolderArgument, json: JsonOption = False) -> None:
+def show(
+    folder: FolderArgument,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write the report page of a search anew.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """What an artifact holds, site by site."""
     from tersor import render
     from tersor.show import show as read
+    from tersor.show import write_page
 
     found = read(folder)
+    if page is not None:
+        write_page(folder, page)
     if json:
         print_json(found.to_json())
     else:
         render.print_shown(found)
+
+
+def typed() -> str:
+    """The command as it was typed, ready for a shell."""
+    return shlex.join([app.info.name or "", *sys.argv[1:]])
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import cast
 
 from tersor import api, saved
 from tersor.backend import BackendName, check_backend
+from tersor.compiled import compiled
 from tersor.compiler.errors import RequestError
 from tersor.compiler.loop import Deadline
 from tersor.compiler.measure.collect import Progress
@@ -18,11 +19,13 @@ from tersor.compiler.program import Program
 from tersor.compiler.supported import check_supported
 from tersor.data import Data, read_data
 from tersor.journal import Journal
+from tersor.made import made
 from tersor.models import Model, read_model
 from tersor.optimise import Settings
 from tersor.original import captured
 from tersor.policies import Policy
 from tersor.report import Report
+from tersor.result import PAGE
 from tersor.searching import Found, Searcher, with_budgets
 from tersor.spaces import default_space
 
@@ -99,8 +102,13 @@ class Job:
         calibration = self.data.calibration if self.data else None
         return api.planned(self.program(), self.policy, calibration, self.signal, progress).plan
 
-    def compile(self, out: Path, backend: str, force: bool, progress: Progress | None) -> tuple[bool, Report]:
-        """Do it, unless `out` holds the outcome already: whether it was done, and the report."""
+    def compile(
+        self, out: Path, backend: str, force: bool, progress: Progress | None, command: str = ""
+    ) -> tuple[bool, Report]:
+        """Do it, unless `out` holds the outcome already: whether it was done, and the report. `command` is how it was
+        asked for."""
+        from tersor.page.render import page  # what draws charts is loaded where some are drawn
+
         kernels = backend_named(backend)
         calibration, held_out = (self.data.calibration, self.data.held_out) if self.data else (None, ())
         settings = {"signal": self.signal, "backend": backend, "calibration": len(calibration or ())}
@@ -116,7 +124,9 @@ class Job:
             fingerprint=mark, keep=lambda best: best.save(out, extra),
         )  # fmt: skip
         journal.close()
-        result.save(out, extra)
+        origin = made(command, self.data.source if self.data else "")
+        shown = page(compiled(Path(self.model.name).name, result, origin))
+        result.save(out, {**extra, PAGE: shown})
         return True, result.report
 
 
@@ -153,8 +163,10 @@ class Search:
         examples = None if data is None else read_data(data, given, names(columns), max_tokens)
         return cls(given, space, asked, examples, cast("SignalName | None", signal))
 
-    def run(self, out: Path, backend: str, seconds: float | None, progress: Progress | None) -> Found:
-        """Search, with the journal and the best artifact so far in `out`."""
+    def run(
+        self, out: Path, backend: str, seconds: float | None, progress: Progress | None, command: str = ""
+    ) -> Found:
+        """Search, with the journal and the best artifact so far in `out`; `command` is how it was asked for."""
         deadline, kernels = Deadline(seconds), backend_named(backend)
         calibration, held_out = (self.data.calibration, self.data.held_out) if self.data else (None, ())
         record = saved.calibration_record(self.data.source) if self.data else {}
@@ -166,7 +178,8 @@ class Search:
         program = replace(program, notes=(*notes, *program.notes))
         policy = with_budgets(self.space or default_space(program, calibration is not None), self.asked)
         name = Path(self.model.name).name
-        searcher = Searcher(program, policy, calibration, held_out, settings, name)
+        origin = made(command, self.data.source if self.data else "")
+        searcher = Searcher(program, policy, calibration, held_out, settings, name, origin)
         found = searcher.find(keep=lambda best: best.save(out, extra))
         journal.close()
         found.save(out, extra)

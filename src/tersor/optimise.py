@@ -60,6 +60,11 @@ class Optimiser:
             self.prepared, self.limits, self.minimize, self.judge, keep, self.settings.deadline, self.settings.progress
         )
 
+    def original(self) -> dict[str, float]:
+        """What the original takes of the budgets on time and metrics, by name, as far as there is time to see."""
+        timed = [limit for limit in self.limits if limit.floor or limit.budget.quantity == "latency"]
+        return {limit.name: self.judge.original(limit) for limit in timed if self.settings.deadline.left() > 0}
+
 
 def summed(policy: Policy) -> bool:
     """Whether a policy asks for more than bytes and damage: then artifacts have to be measured on the way."""

@@ -29,9 +29,10 @@ from tersor.compiler.rewrite import TraceStep
 from tersor.policies import Policy
 from tersor.report import Report
 
-PLAN, TRACE, POLICY, REPORT, REPORT_TEXT, EXAMPLE = (
-    "plan.json", "trace.json", "policy.tersor", "report.json", "report.txt", "example.safetensors",
+PLAN, TRACE, POLICY, REPORT, REPORT_TEXT, PAGE, EXAMPLE = (
+    "plan.json", "trace.json", "policy.tersor", "report.json", "report.txt", "report.html", "example.safetensors",
 )  # fmt: skip
+SEARCH = "search.json"
 
 
 @dataclass(frozen=True)

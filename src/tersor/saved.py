@@ -19,10 +19,11 @@ from tersor.compiler.artifact.files import beside, read
 from tersor.compiler.artifact.names import MANIFEST, STAGING, is_data
 from tersor.compiler.errors import ArtifactError, RequestError
 from tersor.compiler.plan import Plan
+from tersor.compiler.report import SearchReport
 from tersor.journal import is_journal, measuring
 from tersor.policies import Policy
 from tersor.report import Report
-from tersor.result import EXAMPLE, PLAN, REPORT
+from tersor.result import EXAMPLE, PLAN, REPORT, SEARCH
 
 CALIBRATION = "calibration.json"
 TOKENIZER = (
@@ -108,6 +109,17 @@ def saved_report(folder: Path) -> Report | None:
         return Report.from_json(data)
     except (AttributeError, KeyError, TypeError) as problem:
         raise ArtifactError(f"{folder / REPORT} is not a report of this version: {problem!r}") from None
+
+
+def saved_search(folder: Path) -> SearchReport:
+    """What the search that wrote an artifact came to. Raises ArtifactError where none did."""
+    data = _document(folder, SEARCH)
+    if data is None:
+        raise ArtifactError(f"{folder} has no {SEARCH} of its artifact: `tersor search` writes one")
+    try:
+        return SearchReport.from_json(data)
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise ArtifactError(f"{folder / SEARCH} is not a report of this version: {problem!r}") from None
 
 
 def calibration_record(source: str) -> dict[str, bytes]:

@@ -17,24 +17,25 @@ from torch import nn
 from tersor import api
 from tersor.backend import BackendName
 from tersor.batches import Batch, plain_batches, split
-from tersor.compiler.diagnostics import PolicyError
+from tersor.compiler.diagnostics import Diagnostic, PolicyError
 from tersor.compiler.front import Sizes, front
-from tersor.compiler.loop import Contender, Deadline, Loop, Settled
+from tersor.compiler.loop import DAMAGE, Contender, Deadline, Loop, Settled
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.ledger import Forgetful, Ledger
 from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.program import Program
-from tersor.compiler.report import FrontPoint, Measured, SearchReport, form_of
+from tersor.compiler.report import FrontPoint, Made, Measured, SearchReport, form_of
 from tersor.compiler.units import bytes_text
 from tersor.finish import Finish, data_errors
+from tersor.made import made
 from tersor.optimise import Optimiser, Settings, optimiser, shortfall
 from tersor.original import captured
 from tersor.policies import Policy, as_policy
-from tersor.result import POLICY, Result
+from tersor.result import PAGE, POLICY, SEARCH, Result
 from tersor.spaces import default_space
 from tersor.written import written
 
-FRONT_CSV, FRONT_JSON, SEARCH = "front.csv", "front.json", "search.json"
+FRONT_CSV, FRONT_JSON = "front.csv", "front.json"
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,19 @@ class Found:
 
     def documents(self) -> dict[str, bytes]:
         """The files that a search adds to an artifact."""
+        from tersor.page.render import page  # what draws charts is loaded where some are drawn
+
         return {
             POLICY: self.policy.encode(),
             FRONT_CSV: front_csv(self.front).encode(),
             FRONT_JSON: _json([vars(point) for point in self.front]),
             SEARCH: _json(self.report.to_json()),
+            PAGE: page(self.report),
         }
 
     def save(self, folder: str | Path, extra: Mapping[str, bytes] = {}) -> Path:
-        """Write the artifact with the policy, the front and `search.json` beside it. Raises RequestError."""
+        """Write the artifact with the policy, the front, `search.json` and `report.html` beside it. Raises
+        RequestError."""
         return self.result.save(folder, {**self.documents(), **extra})
 
 
@@ -127,7 +132,8 @@ def search(
     program = captured(model, example)
     keep = None if out is None else partial(_save, Path(out))
     rules = with_budgets(given or default_space(program, calibration is not None), asked)
-    found = Searcher(program, rules, calibration, held_out, settings, type(model).__name__).find(keep=keep)
+    name = type(model).__name__
+    found = Searcher(program, rules, calibration, held_out, settings, name, made("", "")).find(keep=keep)
     if out is not None:
         found.save(out)
     return found
@@ -181,8 +187,10 @@ class Searcher:
         held_out: Sequence[Batch],
         settings: Settings,
         name: str,
+        origin: Made,
     ) -> None:
-        self.program, self.policy, self.calibration, self.name = program, policy, calibration or (), name
+        self.program, self.policy, self.calibration = program, policy, calibration or ()
+        self.name, self.origin = name, origin
         self.stages, self.sizes = Stages(settings.progress), Sizes()
         self.settings = replace(settings, progress=self.stages)
         self.finish = Finish(program, policy, calibration, held_out, settings)
@@ -215,11 +223,18 @@ class Searcher:
             loop = asked.loop(better)
             settled = loop.run()
         result = results[id(settled.best)]
-        report = self._report(asked, loop, settled, result, stages.seconds)
-        return Found(result, report, shortfall(asked, settled), self)
+        missed = shortfall(asked, settled)
+        told = tuple(explained(d) for d in missed.diagnostics) if missed else ()
+        return Found(result, self._report(asked, loop, settled, result, stages.seconds, told), missed, self)
 
     def _report(
-        self, asked: Optimiser, loop: Loop, settled: Settled, result: Result, seconds: Mapping[str, float]
+        self,
+        asked: Optimiser,
+        loop: Loop,
+        settled: Settled,
+        result: Result,
+        seconds: Mapping[str, float],
+        missed: tuple[str, ...],
     ) -> SearchReport:
         best, plan = settled.best.planned, result.plan
         heading = [
@@ -235,12 +250,24 @@ class Searcher:
             forms=tuple(form_of(row.site, best.stores[row.site]) for row in plan.sites),
             budgets=result.report.budgets,
             front=front(loop, best, self.sizes),
-            contenders=tuple(Measured(c.planned.plan.bytes, c.predicted, c.measured) for c in settled.contenders),
+            contenders=tuple(
+                Measured(c.planned.plan.bytes, {DAMAGE: c.planned.plan.damage, **c.predicted}, c.measured)
+                for c in settled.contenders
+            ),
             fidelity=result.report.fidelity.to_json() if result.report.fidelity else None,
             policy=text,
             seconds=dict(seconds),
+            made=self.origin,
+            original=asked.original(),
+            missed=missed,
             notes=result.report.notes,
         )
+
+
+def explained(diagnostic: Diagnostic) -> str:
+    """A message with its notes and what would help, in one paragraph."""
+    helped = (diagnostic.help,) if diagnostic.help else ()
+    return "; ".join((diagnostic.message, *diagnostic.notes, *helped))
 
 
 def front_csv(points: Sequence[FrontPoint]) -> str:

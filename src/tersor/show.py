@@ -8,10 +8,10 @@ from typing import Any
 
 from tersor.compiler.artifact.files import disk_size, named
 from tersor.compiler.artifact.load import load
-from tersor.compiler.errors import ArtifactError
+from tersor.compiler.errors import ArtifactError, RequestError
 from tersor.compiler.stores import Store
 from tersor.result import PLAN
-from tersor.saved import saved_plan
+from tersor.saved import saved_plan, saved_search
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,18 @@ def show(folder: Path) -> Shown:
     stale = saved is None and PLAN in sizes
     notes = (f"{PLAN} was not written with this artifact and is not read: compile again",) if stale else ()
     return Shown(str(folder), disk_size(folder), original, files, loaded.signature.names, tuple(held), notes)
+
+
+def write_page(folder: Path, file: Path) -> None:
+    """Write the page of the search that made an artifact. Raises ArtifactError where none did, RequestError where the
+    file cannot be written."""
+    from tersor.page.render import page  # what draws charts is loaded where some are drawn
+
+    made = page(saved_search(folder))
+    try:
+        file.write_bytes(made)
+    except OSError as problem:
+        raise RequestError(f"{file} cannot be written: {problem.strerror or problem}") from None
 
 
 def store_text(store: Store) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Runner
+from tests.page.document import Document
 
 import tersor
 from tersor import judge
@@ -38,6 +39,11 @@ def test_it_writes_artifact_policy_front_and_report_and_the_policy_compiles_to_t
     assert [int(row["bytes"]) for row in rows if row["chosen"] == "True"] == [report.plan.bytes]
     assert len(rows) == len(json.loads((out / "front.json").read_text())) > 3
     assert (out / "policy.tersor").read_text() == report.policy
+    shown = Document((out / "report.html").read_text(encoding="utf-8"))
+    assert sum(len(shown.marks(kind, "wide")) for kind in ("met", "unmet", "chosen")) == 2 * len(rows)
+    assert f"--out {out} --json" in shown.all("code", within="again")[0].text
+    assert run("show", out, "--page", tmp_path / "anew.html").code == 0
+    assert (tmp_path / "anew.html").read_bytes() == (out / "report.html").read_bytes()
     tersor.load(out)
     again = tmp_path / "again"
     ran = run("compile", "tiny_models:model", "--policy", out / "policy.tersor", "--data", "tiny_models:batches",
@@ -45,6 +51,12 @@ def test_it_writes_artifact_policy_front_and_report_and_the_policy_compiles_to_t
     assert ran.code == 0, ran.err
     weights = [next(folder.glob("weights-*")).read_bytes() for folder in (out, again)]
     assert weights[0] == weights[1]
+    compiled = Document((again / "report.html").read_text(encoding="utf-8"))
+    assert not compiled.marks("chosen", "wide")
+    assert str(report.plan.sites[0].path) in compiled.all("table", within="layers")[-1].text
+    ran = run("show", again, "--page", tmp_path / "none.html")
+    assert ran.code == 2
+    assert "has no search.json of its artifact" in ran.err
 
 
 def test_the_summary_is_about_ten_lines(run: Runner, tmp_path: Path) -> None:
@@ -61,7 +73,13 @@ def test_a_budget_that_cannot_be_met_ends_with_3_and_keeps_the_best(run: Runner,
     assert "cannot be met: the least this policy allows is" in ran.err
     assert "raise the budget to" in ran.err
     tersor.load(out)
+    shown = Document((out / "report.html").read_text(encoding="utf-8"))
+    (told,) = [e for e in shown.elements if e.classes == ["warning"]]
+    assert "cannot be met: the least this policy allows is" in told.text
+    assert "raise the budget to" in told.text
     assert run(*SEARCH, "--size", "1kB", "--out", tmp_path / "small").code == 3
+    shown = Document((tmp_path / "small" / "report.html").read_text(encoding="utf-8"))
+    assert "size <= 1.00 kB cannot be met" in shown.all("body")[0].text
 
 
 @pytest.mark.parametrize(
