@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from typing_extensions import TypeVar
 
 from tersor.compiler.errors import RequestError
-from tersor.compiler.recurrence import shapes_only
+from tersor.compiler.recurrence import RECURRENT
+from tersor.compiler.shapes import shapes_only
 from tersor.compiler.signature import Constant, Group, Output, Signature, TensorAt
 
 _MAKE = {"ones_like": torch.ones_like, "zeros_like": torch.zeros_like}
@@ -59,7 +60,7 @@ class CompiledModule(nn.Module, Generic[Flat]):
         as_tuple = kwargs.pop("return_dict", True) is False
         given = self.bind(args, kwargs)
         # Exported again, recurrent layers keep their length symbolic as they did when they were captured.
-        with shapes_only() if torch.compiler.is_exporting() else nullcontext():
+        with shapes_only(RECURRENT) if torch.compiler.is_exporting() else nullcontext():
             flat = self.graph_module(*[given[name] for name, _ in self._ranks])
         output = _build(self.signature.output, flat, self._types)
         if as_tuple and isinstance(self.signature.output, Group) and self.signature.output.kind in self._types:

@@ -38,8 +38,17 @@ def resized(example: Mapping[str, Tensor], batch: int, sequence: int, limits: Se
             tensor = tensor.index_select(dim, torch.arange(wanted, device=tensor.device) % size)
         if tensor.dim() == 1 and not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and lengths:
             tensor = tensor.clamp(max=max(1, min(new.values())))
+        elif tensor is not first and _counts_up_to(tensor, old):
+            tensor = tensor.clamp(max=next(iter(out.values())).shape[0])
         out[name] = tensor
     return out
+
+
+def _counts_up_to(tensor: Tensor, most: int) -> bool:
+    """Whether these look like the starts of pieces of something of size `most`: 0, then never less than before."""
+    if tensor.dim() != 1 or tensor.dtype.is_floating_point or tensor.is_meta or not tensor.numel():
+        return False
+    return int(tensor[0]) == 0 and int(tensor.max()) <= most and bool((tensor.diff() >= 0).all())
 
 
 def _has_sequence(tensor: Tensor) -> bool:

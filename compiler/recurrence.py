@@ -5,12 +5,13 @@ The kernels that torch runs on fake tensors unroll the recurrence, which turns t
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tersor.compiler.shapes import Kernels
 
 aten = torch.ops.aten
 
@@ -39,26 +40,9 @@ def _single_state(
     return _outputs(x, hx, bi), torch.empty_like(hx)
 
 
-KERNELS: dict[Any, Callable[..., Any]] = {
+RECURRENT: Kernels = {
     aten.lstm.input: _lstm,
     aten.gru.input: _single_state,
     aten.rnn_tanh.input: _single_state,
     aten.rnn_relu.input: _single_state,
 }
-
-
-@contextlib.contextmanager
-def shapes_only() -> Iterator[None]:
-    """Swap the Python kernels of the recurrent operators for shape functions; restored on exit."""
-    saved = {op: dict(op.py_kernels) for op in KERNELS}
-    try:
-        for op, kernel in KERNELS.items():
-            for key in saved[op]:
-                op.py_kernels[key] = kernel
-            op._dispatch_cache.clear()
-        yield
-    finally:
-        for op, kernels in saved.items():
-            op.py_kernels.clear()
-            op.py_kernels.update(kernels)
-            op._dispatch_cache.clear()

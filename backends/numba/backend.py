@@ -12,6 +12,7 @@ from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms import FORMS, Target, plain_kernel
 from tersor.backends.numba.forms.recurrent import plain_recurrent, recurrent, refuse_recurrent
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears, split_chains
+from tersor.backends.numba.fusebags import fuse_bags
 from tersor.backends.numba.fusedecoder import fuse_decoder
 from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
 from tersor.backends.numba.native.graph import NativeGraph
@@ -87,6 +88,7 @@ class NumbaBackend:
         calls = Counter(str(node.target) for node in lowered.graph.find_nodes(op="call_module"))
         single = {path for path, count in calls.items() if count == 1}
         drop_dropout(lowered)
+        fuse_bags(lowered)
         fuse_decoder(lowered)
         fuse_activations(lowered, single)
         merge_linears(lowered, single)

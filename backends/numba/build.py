@@ -38,7 +38,7 @@ from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import LinearSpec
 from tersor.backends.numba.quantiser import QuantiseSpec
 from tersor.backends.numba.rounding import RoundSpec
-from tersor.backends.numba.rowkernels import EmbeddingSpec, NormSpec
+from tersor.backends.numba.rowkernels import NormSpec
 
 ENVIRONMENT = "TERSOR_CACHE_DIR"
 
@@ -61,6 +61,12 @@ _SOURCES = (
     "glue_norm_round",
     "densekernels",
     "glue_dense",
+    "rows/form",
+    "rows/floats",
+    "rows/codes",
+    "rows/affine",
+    "rows/sparse",
+    "rows/__init__",
     "gatherkernels",
     "glue_gather",
     "sparsekernels",
@@ -68,7 +74,7 @@ _SOURCES = (
     "glue_sparse_one",
     "glue_sparse_many",
     "glue_activation",
-    "glue_embedding",
+    "glue_bags",
     "glue_norm",
     "attentionkernels",
     "glue_attention",
@@ -180,10 +186,6 @@ def round_rows_kernel(level: str) -> int:
 def activation_kernel(level: str, activation: Activation) -> int:
     """Address of void(y, bytes between rows, rows, 0), in place on a panel; 0 for no activation."""
     return 0 if activation == "none" else kernel_address(ActivationSpec(level, activation), "glue_activation")
-
-
-def embedding_kernel(level: str, width: int) -> int:
-    return kernel_address(EmbeddingSpec(level, width), "glue_embedding")
 
 
 def norm_kernel(level: str) -> int:

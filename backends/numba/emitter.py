@@ -108,10 +108,14 @@ class Emitter:
 
     # --- constants -----------------------------------------------------------------------------------------------
     def splat(self, scalar: Value) -> Value:
-        kind = ir.VectorType(scalar.type, self.level.lanes)
+        return self.splat_to(scalar, self.level.lanes)
+
+    def splat_to(self, scalar: Value, count: int) -> Value:
+        """`count` times the scalar."""
+        kind = ir.VectorType(scalar.type, count)
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.b.insert_element(undefined, scalar, I32(0))
-        zeros = ir.Constant(ir.VectorType(I32, self.level.lanes), [0] * self.level.lanes)
+        zeros = ir.Constant(ir.VectorType(I32, count), [0] * count)
         return self.b.shuffle_vector(first, undefined, zeros)
 
     def constant(self, kind: ir.VectorType, value: float) -> Value:

@@ -1,104 +1,82 @@
-"""The micro-kernels that write one row of a table, in every form a table is kept in but affine codes.
-
-floats   [row][padded columns]                  w = stored * factor
-codes8   [row][columns] bytes                   w = levels[code]
-codes4   [row][ceil(columns / 2)] bytes         the same, the even column in the low half of a byte
-sparse   [kept] floats and 16-bit columns, with the place of every row's first    w = 0 but for the kept
-"""
+"""The micro-kernels that read rows of a table: one row, written or added."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from llvmlite import ir
+from numba import types
 
-from tersor.backends.numba.densekernels import load_weights
-from tersor.backends.numba.emitter import F32, I8, I16, I32, I64, Emitter, Value, kernel
+from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
-
-Rows = Literal["float32", "float16", "bfloat16", "codes8", "codes4", "sparse"]
+from tersor.backends.numba.layout import ceil_to
+from tersor.backends.numba.rows import ROWS, Sink
 
 
 @dataclass(frozen=True)
 class GatherSpec:
-    """A gather of rows kept in one form, compiled for a level."""
+    """A gather of rows kept in one form, compiled for a level; `bags`: they are summed, not written."""
 
     level: str
-    rows: Rows
+    rows: str
+    bags: bool = False
 
     @property
     def name(self) -> str:
-        return f"gather_{self.level}_{self.rows}"
+        return f"{'bags' if self.bags else 'gather'}_{self.level}_{self.rows}"
+
+    @property
+    def unit(self) -> int:
+        """Columns come in multiples of so many."""
+        return ROWS[self.rows].unit(level_named(self.level))
+
+    def work(self, columns: int) -> int:
+        """Bytes of a row in whole units."""
+        return 4 * ceil_to(columns, self.unit)
 
 
 def make_row(spec: GatherSpec) -> Any:
-    """row(y, number, data, second, third, columns): write row `number` to y, `columns` floats (at least 1).
-
-    `data`, `second` and `third` are: of floats the table, the bits of the factor, -; of codes the codes, the levels,
-    -; of a sparse table the values, their columns, and the first place of every row (int64, one more than rows).
-    Floats are written in whole vectors.
+    """row(y, number, table, columns): write row `number` to y, `columns` floats (at least 1) in whole units. `table` is
+    the address of the operands of its form.
     """
-    level = level_named(spec.level)
-    emit = {"codes8": _emit_codes, "codes4": _emit_codes, "sparse": _emit_sparse}.get(spec.rows, _emit_floats)
+    form = ROWS[spec.rows]
 
-    @kernel(level, 6)
-    def row(e: Emitter, *arguments: Value) -> None:
-        emit(e, spec.rows, *arguments)
+    @kernel(level_named(spec.level), 4)
+    def row(e: Emitter, y: Value, number: Value, table: Value, columns: Value) -> None:
+        form.emit(e, Sink(e, y, None), number, _operands(e, spec, table), columns)
 
     return row
 
 
-def _emit_floats(
-    e: Emitter, storage: Rows, y: Value, number: Value, data: Value, second: Value, _: Value, columns: Value
-) -> None:
-    lanes, size = e.level.lanes, 4 if storage == "float32" else 2
-    vectors = e.b.sdiv(e.at(columns, lanes - 1), I64(lanes))
-    source = e.at(data, e.b.mul(number, e.times(vectors, lanes * size)))
-    factor = e.splat(e.b.bitcast(e.b.trunc(second, I32), F32))
+def make_add_row(spec: GatherSpec) -> Any:
+    """add_row(y, number, table, columns, weight): y += weight * row `number`; see `make_row`. `weight` is the address
+    of a float.
+    """
+    form = ROWS[spec.rows]
 
-    def body(i: Value, _: list[Value]) -> list[Value]:
-        value = load_weights(e, e.at(source, e.times(i, lanes * size)), storage)
-        e.store(e.at(y, e.times(i, 4 * lanes)), e.b.fmul(value, factor))
-        return []
+    @kernel(level_named(spec.level), 5)
+    def add_row(e: Emitter, y: Value, number: Value, table: Value, columns: Value, weight: Value) -> None:
+        form.emit(e, Sink(e, y, e.load(weight, F32)), number, _operands(e, spec, table), columns)
 
-    e.loop(vectors, [], body)
+    return add_row
 
 
-def _emit_codes(
-    e: Emitter, rows: Rows, y: Value, number: Value, data: Value, levels: Value, _: Value, columns: Value
-) -> None:
-    b = e.b
-    source = e.at(data, b.mul(number, columns if rows == "codes8" else b.sdiv(e.at(columns, 1), I64(2))))
-
-    def body(i: Value, _: list[Value]) -> list[Value]:
-        code = b.zext(e.load(e.at(source, i if rows == "codes8" else b.lshr(i, I64(1))), I8), I64)
-        if rows == "codes4":
-            code = b.and_(b.lshr(code, b.shl(b.and_(i, I64(1)), I64(2))), I64(15))
-        e.store(e.at(y, e.times(i, 4)), e.load(e.at(levels, e.times(code, 4)), F32))
-        return []
-
-    e.loop(columns, [], body)
+def _operands(e: Emitter, spec: GatherSpec, table: Value) -> list[Value]:
+    return [e.load(e.at(table, 8 * i), I64) for i in range(ROWS[spec.rows].operands)]
 
 
-def _emit_sparse(
-    e: Emitter, _: Rows, y: Value, number: Value, values: Value, places: Value, starts: Value, columns: Value
-) -> None:
-    b = e.b
+def make_divide(spec: GatherSpec) -> Any:
+    """divide(y, count, divisor): `count` floats, at least one, by an integer."""
 
-    def clear(i: Value, _: list[Value]) -> list[Value]:
-        e.store(e.at(y, e.times(i, 4)), F32(0.0))
-        return []
+    @kernel(level_named(spec.level), 3, types.void)
+    def divide(e: Emitter, y: Value, count: Value, divisor: Value) -> None:
+        by = e.b.sitofp(divisor, F32)
 
-    e.loop(columns, [], clear)
-    start = e.load(e.at(starts, e.times(number, 8)), I64)
-    count = b.sub(e.load(e.at(starts, e.times(number, 8), 8), I64), start)
+        def body(i: Value, _: list[Value]) -> list[Value]:
+            at = e.at(y, e.times(i, 4))
+            e.store(at, e.b.fdiv(e.load(at, F32), by))
+            return []
 
-    def scatter(i: Value, _: list[Value]) -> list[Value]:
-        at = b.add(start, i)
-        column = b.zext(e.load(e.at(places, e.times(at, 2)), I16), I64)
-        e.store(e.at(y, e.times(column, 4)), e.load(e.at(values, e.times(at, 4)), F32))
-        return []
+        e.loop(count, [], body)
 
-    with b.if_then(b.icmp_signed(">", count, ir.Constant(I64, 0))):
-        e.loop(count, [], scatter)
+    return divide

@@ -15,8 +15,7 @@ from tersor.backends.numba.memorykernels import make_load, make_store
 SPEC = GatherSpec("generic", "float32")
 
 LEVEL = level_named(SPEC.level)
-LANES = LEVEL.lanes
-WHOLE = SPEC.rows in ("float32", "float16", "bfloat16")  # rows come in whole vectors
+UNIT = SPEC.unit
 write_row = make_row(SPEC)
 copy = make_copy(LEVEL)
 load = make_load(LEVEL)
@@ -27,18 +26,17 @@ store = make_store(LEVEL)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
     """y[i] = row index[i]. An index that is not in 0..rows-1 reads nothing and goes to `wrong`.
 
-    Operands: index (int64), rows, data, second, third (see `gatherkernels`), columns, y, wrong; `work` holds a row in
-    whole vectors.
+    Operands: index (int64), rows, columns, y, wrong, and those of the table; `work` holds a row in whole units.
     """
-    index, rows, data, second = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
-    third, columns, y, wrong = load(operands + 32), load(operands + 40), load(operands + 48), load(operands + 56)
-    aside = WHOLE and columns % LANES != 0
+    index, rows, columns = load(operands), load(operands + 8), load(operands + 16)
+    y, wrong, table = load(operands + 24), load(operands + 32), operands + 40
+    aside = columns % UNIT != 0
     for i in range(first, last):
         row = load(index + 8 * i)
         if row < 0 or row >= rows:
             store(wrong, row)
             continue
         target = y + 4 * columns * i
-        write_row(work if aside else target, row, data, second, third, columns)
+        write_row(work if aside else target, row, table, columns)
         if aside:
             copy(target, work, columns)

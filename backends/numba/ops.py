@@ -1,4 +1,4 @@
-"""The kernels as torch operators: `tersor::quantized_linear`, `tersor::quantized_embedding`, `tersor::add_layer_norm`.
+"""The kernels as torch operators: `tersor::quantized_linear`, `tersor::add_layer_norm`.
 
 Export, compile and fake tensors see opaque nodes. Gradients flow to the input of a linear, straight through the
 rounding of the activations: grad @ w. Codes, scales and biases are constants here: whoever trains them works on the
@@ -20,7 +20,6 @@ from tersor.backends.numba.reference import activate
 from tersor.backends.numba.steps import (
     attention_step,
     attention_tile,
-    embedding_step,
     multiply_step,
     norm_step,
     quantise_step,
@@ -33,10 +32,6 @@ _library = torch.library.Library("tersor", "FRAGMENT")
 _library.define(
     "quantized_linear(Tensor x, Tensor codes, Tensor scale, Tensor? shift, Tensor bias, int rows, int columns, "
     "int width, int weight_group, int activation_group, str activation, str level) -> Tensor"
-)
-_library.define(
-    "quantized_embedding(Tensor index, Tensor codes, Tensor scale, Tensor zero, int rows, int columns, int width, "
-    "int group, str level) -> Tensor"
 )
 _library.define(
     "add_layer_norm(Tensor x, Tensor? other, Tensor weight, Tensor bias, float epsilon, str level) -> Tensor"
@@ -115,47 +110,6 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     layout = Layout(rows, columns, width, weight_group, activation_group, shift is not None)
     weight = dense(codes, scale, shift, layout, level_named(level))
     return (grad @ weight.to(grad.dtype), *[None] * 11)
-
-
-# --- embedding -------------------------------------------------------------------------------------------------------
-def quantized_embedding(
-    index: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    rows: int,
-    columns: int,
-    width: int,
-    group: int,
-    level: str,
-) -> Tensor:
-    """Rows of scale * (code - zero) on the CPU: index of integers of any shape, result (*index.shape, columns) float32.
-
-    RequestError if an index is not in 0..rows-1.
-    """
-    places = index.to(torch.int64).contiguous()
-    layout = Layout(rows, columns, width, group)
-    y = torch.empty((*index.shape, columns), dtype=torch.float32)
-    wrong = torch.zeros(1, dtype=torch.int64)
-    weights = (codes.data_ptr(), scale.data_ptr(), zero.data_ptr(), int(zero.numel() > 1))
-    run_now(
-        level,
-        [embedding_step(level, layout, places.numel(), places.data_ptr(), weights, y.data_ptr(), wrong.data_ptr())],
-    )
-    if int(wrong):
-        refuse_index(int(wrong), rows)
-    return y
-
-
-def refuse_index(place: int, rows: int) -> None:
-    """RequestError: an index out of range."""
-    raise RequestError(f"index {place} is out of range: the embedding has rows 0 to {rows - 1}")
-
-
-def _embedding_fake(
-    index: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, rows: int, columns: int, *_: Any
-) -> Tensor:
-    return scale.new_empty((*index.shape, columns))
 
 
 # --- layer normalisation ---------------------------------------------------------------------------------------------
@@ -259,7 +213,6 @@ def _attention_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 for _name, _kernel, _fake in (
     ("quantized_linear", quantized_linear, _linear_fake),
-    ("quantized_embedding", quantized_embedding, _embedding_fake),
     ("add_layer_norm", add_layer_norm, _norm_fake),
     ("joined_attention", joined_attention, _attention_fake),
 ):
@@ -274,6 +227,5 @@ torch.library.register_autograd(
 )
 
 linear = torch.ops.tersor.quantized_linear.default
-embedding = torch.ops.tersor.quantized_embedding.default
 layer_norm = torch.ops.tersor.add_layer_norm.default
 attention = torch.ops.tersor.joined_attention.default

@@ -1,4 +1,4 @@
-"""Micro-kernels that work on one row: expand packed codes, and normalise."""
+"""The micro-kernel that normalises one row."""
 
 from __future__ import annotations
 
@@ -10,19 +10,6 @@ from numba import types
 
 from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
-from tersor.backends.numba.layout import STEP
-
-
-@dataclass(frozen=True)
-class EmbeddingSpec:
-    """An embedding whose rows lie in codes of `width` bits (4 or 8)."""
-
-    level: str
-    width: int
-
-    @property
-    def name(self) -> str:
-        return f"embedding_{self.level}_{self.width}"
 
 
 @dataclass(frozen=True)
@@ -34,36 +21,6 @@ class NormSpec:
     @property
     def name(self) -> str:
         return f"norm_{self.level}"
-
-
-def make_expand(spec: EmbeddingSpec) -> Any:
-    """expand(y, codes, scale, zero, columns): y = scale * (code - zero) for a group; `columns` is a multiple of STEP.
-
-    In 4 bits, STEP codes lie in STEP / 2 bytes: the first half in the low bits, the second in the high bits.
-    """
-    level = level_named(spec.level)
-    lanes = level.lanes
-
-    @kernel(level, 5)
-    def expand(e: Emitter, y: Value, codes: Value, scale: Value, zero: Value, columns: Value) -> None:
-        b = e.b
-        factor, origin = e.broadcast_float(scale), e.broadcast_float(zero)
-
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            source = e.at(codes, e.times(i, STEP * spec.width // 8))
-            target = e.at(y, e.times(i, 4 * STEP))
-            stored = STEP * spec.width // 8
-            for first in range(0, stored, lanes):
-                packed = b.zext(e.load(e.at(source, first), e.narrow), e.ints)
-                planes = [packed] if spec.width == 8 else [b.and_(packed, e.int_vector(15)), e.shift_right(packed, 4)]
-                for p, plane in enumerate(planes):
-                    value = b.fmul(b.fsub(e.to_float(plane), origin), factor)
-                    e.store(e.at(target, 4 * (first + p * stored)), value)
-            return []
-
-        e.loop(b.sdiv(columns, I64(STEP)), [], body)
-
-    return expand
 
 
 def make_norm(spec: NormSpec) -> Any:

@@ -10,7 +10,7 @@ import torch
 from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, below, level_named
-from tersor.backends.numba.layout import STEP, Layout, pack_bias, pack_codes, pack_groups
+from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups
 from tersor.backends.numba.reference import reference_linear
 
 # Float rounding: a few operations per group on sums of a few hundred terms. A wrong code or lane is off by far more.
@@ -71,31 +71,5 @@ def trusted_level(level: Level | None, layout: Layout, activation: Activation) -
     key = (layout.width, layout.weight_group, layout.activation_group, layout.shifted, activation)
     while level is not None and not _linear_agrees(level.name, *key):
         _warn(level, str(layout))
-        level = below(level)
-    return level
-
-
-@cache
-def _embedding_agrees(level: str, width: int) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    rows, columns, group = 5, 2 * STEP + 5, STEP
-    codes = torch.randint(0, 256, (rows * 3 * STEP * width // 8,), dtype=torch.uint8, generator=generator)
-    scale, zero = torch.rand(2, rows * 3, generator=generator)
-    index = torch.tensor([4, 0, 2, 2])
-    actual = ops.quantized_embedding(index, codes, scale, zero, rows, columns, width, group, level)
-    wanted = torch.empty(rows, 3 * STEP)
-    for n in range(rows):
-        for k in range(3 * STEP):
-            step, within = divmod(n * 3 * STEP + k, STEP)
-            byte = int(codes[step * STEP * width // 8 + within % (STEP * width // 8)])
-            code = byte if width == 8 else byte >> (4 * (within // (STEP // 2))) & 15
-            wanted[n, k] = (code - zero[n * 3 + k // group]) * scale[n * 3 + k // group]
-    return torch.equal(actual, wanted[index, :columns])
-
-
-def trusted_embedding_level(level: Level | None, width: int) -> Level | None:
-    """As `trusted_level`, for the rows of an embedding, which must agree to the last bit."""
-    while level is not None and not _embedding_agrees(level.name, width):
-        _warn(level, f"an embedding of {width} bits")
         level = below(level)
     return level

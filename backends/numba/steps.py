@@ -12,7 +12,6 @@ from tersor.backends.numba.attentionkernels import STRIPS
 from tersor.backends.numba.build import (
     activation_kernel,
     attention_kernel,
-    embedding_kernel,
     multiply_kernel,
     norm_kernel,
     quantise_kernel,
@@ -110,17 +109,6 @@ def norm_step(
     rows, columns = shape
     operands = (columns, x, other, period, *weights, y, float_bits(epsilon))
     return Step("norm", norm_kernel(level), operands, rows, 0.3 * columns)
-
-
-def embedding_step(
-    level: str, layout: Layout, count: int, index: Operand, weights: tuple[Operand, ...], y: Operand, wrong: Operand
-) -> Step:
-    """Rows `index` (int64) of packed (codes, scale, zero, zero_step)."""
-    codes, scale, zero, zero_step = weights
-    shape = (layout.columns, layout.group, layout.groups)
-    operands = (index, layout.rows, codes, scale, zero, zero_step, *shape, y, wrong)
-    kernel = embedding_kernel(level, layout.width)
-    return Step("embedding", kernel, operands, count, 0.2 * layout.padded, 4 * layout.padded)
 
 
 def attention_tile(level: str) -> int:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from tersor.compiler.capture.composites import COMPOSITES
 from tersor.compiler.errors import CaptureError
-from tersor.compiler.recurrence import shapes_only
+from tersor.compiler.recurrence import RECURRENT
+from tersor.compiler.shapes import shapes_only
 
 _CONFIG = {"use_cache": False, "return_dict": True}
 _REMEDY = (
@@ -32,8 +34,8 @@ def export(model: nn.Module, example: Mapping[str, Tensor], training: bool) -> f
     model.train(training)
     try:
         with (
-            torch.no_grad(), shapes_only(), _fastpath_off(), _named_inputs(model, example), _told_by_the_error(),
-            warnings.catch_warnings(),
+            torch.no_grad(), shapes_only({**RECURRENT, **COMPOSITES}), _fastpath_off(), _named_inputs(model, example),
+            _told_by_the_error(), warnings.catch_warnings(),
         ):  # fmt: skip
             # nn.LSTM reads a list of its own weights; they are parameters all the same.
             warnings.filterwarnings("ignore", message="The tensor attributes? .*_flat_weights")

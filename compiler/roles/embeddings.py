@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from tersor.compiler.roles import Role
 from tersor.compiler.roles.annotate import BLOCKS, Annotated, tensor_inputs
+from tersor.compiler.roles.walk import reached
 
 _FEW_ROWS = 16
 
@@ -64,14 +65,5 @@ def _rows(a: Annotated, node: fx.Node) -> int:
 
 
 def _embeddings_above(a: Annotated, node: fx.Node) -> list[fx.Node]:
-    found, pending, seen = [], [node], set()
-    while pending:
-        n = pending.pop()
-        if n in seen:
-            continue
-        seen.add(n)
-        if a.kind(n) == "embedding":
-            found.append(n)
-        elif a.kind(n) not in BLOCKS:
-            pending += tensor_inputs(n)
-    return found
+    every = reached([node], lambda n: () if a.kind(n) in BLOCKS or a.kind(n) == "embedding" else tensor_inputs(n))
+    return [n for n in every if a.kind(n) == "embedding"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import fx
 
 from tersor.compiler.roles import Role
 from tersor.compiler.roles.annotate import Annotated, aten, tensor_inputs
-from tersor.compiler.roles.walk import blocks_above, linears_above, residual_add, unshaped
+from tersor.compiler.roles.walk import blocks_above, linears_above, reached, residual_add, unshaped
 
 _SPLITS = {aten.split.Tensor, aten.chunk.default, aten.split_with_sizes.default, aten.slice.Tensor}
 
@@ -23,10 +23,10 @@ def ffn_roles(a: Annotated, known: Mapping[fx.Node, Role]) -> dict[fx.Node, Role
         if len({unshaped(a, a.parts[n].inputs[0]) for n in ups}) != 1:
             continue
         roles[down] = Role("ffn.down", ("its result is added to what the block read",))
-        activated = [n for n in ups if _activated(a, n, down)]
+        activated = [n for n in ups if _activated(a, n)]
         for up in ups:
             if len(ups) == 1:
-                name = "ffn.gate_up" if _split(a, up, down) else "ffn.up"
+                name = "ffn.gate_up" if _split(a, up) else "ffn.up"
                 why = (
                     "its result is split and multiplied" if name == "ffn.gate_up" else "widens what ffn.down takes back"
                 )
@@ -54,31 +54,17 @@ def _returns_to_stream(a: Annotated, down: fx.Node, source: fx.Node) -> bool:
     return False
 
 
-def _activated(a: Annotated, up: fx.Node, down: fx.Node) -> bool:
+def _activated(a: Annotated, up: fx.Node) -> bool:
     """Whether an activation stands between up and the gating product."""
-    pending, seen = list(up.users), {down}
-    while pending:
-        n = pending.pop()
-        if n in seen:
-            continue
-        seen.add(n)
-        if a.kind(n) == "activation":
-            return True
+
+    def further(n: fx.Node) -> Iterable[fx.Node]:
         gating = n.target is aten.mul.Tensor and len(tensor_inputs(n)) == 2 and len(blocks_above(a, n)) > 1
-        if not gating and a.kind(n) in ("shape", "pointwise"):
-            pending += n.users
-    return False
+        return n.users if not gating and a.kind(n) in ("shape", "pointwise") else ()
+
+    return any(a.kind(n) == "activation" for n in reached(up.users, further))
 
 
-def _split(a: Annotated, up: fx.Node, down: fx.Node) -> bool:
-    pending, seen = list(up.users), {down}
-    while pending:
-        n = pending.pop()
-        if n in seen:
-            continue
-        seen.add(n)
-        if n.target in _SPLITS:
-            return True
-        if a.kind(n) == "shape":
-            pending += n.users
-    return False
+def _split(a: Annotated, up: fx.Node) -> bool:
+    """Whether the result of up is cut in parts."""
+    views = reached(up.users, lambda n: n.users if a.kind(n) == "shape" else ())
+    return any(n.target in _SPLITS for n in views)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from torch import Tensor, fx
 
@@ -11,23 +11,28 @@ from tersor.compiler.roles.annotate import BLOCKS, Annotated, aten, tensor_input
 LIGHT = frozenset({"shape", "pointwise", "activation"})
 
 
+def reached(start: Iterable[fx.Node], further: Callable[[fx.Node], Iterable[fx.Node]]) -> Iterator[fx.Node]:
+    """Every node that is reached from `start`, once; `further` says where the walk goes on from a node."""
+    pending, seen = list(start), set()
+    while pending:
+        n = pending.pop()
+        if n not in seen:
+            seen.add(n)
+            yield n
+            pending += further(n)
+
+
 def blocks_above(a: Annotated, node: fx.Node, through: Collection[str] = ()) -> list[fx.Node]:
     """The nearest blocks from which `node` is made by light operators only, in execution order; `through` are kinds of
     blocks to look through (`norm`)."""
-    found, pending, seen = [], [node], set()
-    while pending:
-        n = pending.pop()
-        if n in seen:
-            continue
-        seen.add(n)
-        kind = a.kind(n)
-        if kind in through:
-            pending.append(a.parts[n].inputs[0])
-        elif kind in BLOCKS:
-            found.append(n)
-        else:
-            pending += tensor_inputs(n)
-    return sorted(found, key=a.order.__getitem__)
+
+    def further(n: fx.Node) -> Iterable[fx.Node]:
+        if a.kind(n) in through:
+            return a.parts[n].inputs[:1]
+        return () if a.kind(n) in BLOCKS else tensor_inputs(n)
+
+    ends = [n for n in reached([node], further) if a.kind(n) in BLOCKS and a.kind(n) not in through]
+    return sorted(ends, key=a.order.__getitem__)
 
 
 def linears_above(a: Annotated, node: fx.Node, through: Collection[str] = ()) -> list[fx.Node]:
@@ -36,17 +41,8 @@ def linears_above(a: Annotated, node: fx.Node, through: Collection[str] = ()) ->
 
 def linears_below(a: Annotated, node: fx.Node, light: Collection[str] = LIGHT) -> list[fx.Node]:
     """The first linears reached through light operators, in execution order."""
-    found, pending, seen = [], list(node.users), set()
-    while pending:
-        n = pending.pop()
-        if n in seen:
-            continue
-        seen.add(n)
-        if a.kind(n) == "linear":
-            found.append(n)
-        elif a.kind(n) in light:
-            pending += n.users
-    return sorted(found, key=a.order.__getitem__)
+    ends = reached(node.users, lambda n: n.users if a.kind(n) in light and a.kind(n) != "linear" else ())
+    return sorted((n for n in ends if a.kind(n) == "linear"), key=a.order.__getitem__)
 
 
 def stream(a: Annotated, node: fx.Node) -> fx.Node:

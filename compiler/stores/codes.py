@@ -12,8 +12,10 @@ from torch import Tensor
 
 from tersor.compiler.stores.base import Json, Store
 
-CHUNK = 2**20
-"""Codes that are packed at a time, a multiple of 8."""
+CHUNK = 2**15
+"""Words of eight codes that are packed at a time: they stay in the cache."""
+LANES = tuple(np.uint64(lanes) for lanes in (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF))
+"""The lower half of every lane of 16, 32 and 64 bits."""
 
 
 def packed_bytes(count: int, width: int) -> int:
@@ -24,46 +26,44 @@ def packed_bytes(count: int, width: int) -> int:
 def pack_bits(codes: Tensor, width: int) -> Tensor:
     """Codes below 2^width as one little-endian bit stream (uint8): code i has the `width` bits from i * width on."""
     flat = codes.reshape(-1).numpy()
-    if width == 8:
-        return torch.from_numpy(flat.copy())
-    stream = np.empty(-(-flat.size // 8) * width, np.uint8)
-    for at in range(0, flat.size, CHUNK):  # words take eight times the memory of their codes
-        part = flat[at : at + CHUNK]
-        stream[at // 8 * width : -(-(at + part.size) // 8) * width] = _pack(part, width)
-    return torch.from_numpy(stream[: packed_bytes(flat.size, width)].copy())
+    groups = -(-flat.size // 8)  # eight codes fill exactly `width` bytes
+    stream = np.empty((groups, width), np.uint8)
+    for at in range(0, groups, CHUNK):
+        eight = flat[at * 8 : (at + CHUNK) * 8]
+        stream[at : at + CHUNK] = _joined(np.pad(eight, (0, -eight.size % 8)), width)
+    return torch.from_numpy(stream.reshape(-1)[: packed_bytes(flat.size, width)].copy())
 
 
-def _pack(codes: np.ndarray, width: int) -> np.ndarray:
-    """Eight codes fill exactly `width` bytes of one 64-bit word."""
-    words = np.zeros(-(-codes.size // 8) * 8, np.uint64)
-    words[: codes.size] = codes
-    columns = words.reshape(-1, 8)
-    word = columns[:, 0].copy()
-    for i in range(1, 8):
-        word |= columns[:, i] << np.uint64(width * i)
-    return word.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].reshape(-1)
+def _joined(codes: np.ndarray, width: int) -> np.ndarray:
+    """Eight codes of a byte each in one word, brought together in pairs, then pairs of pairs, then both halves."""
+    word = codes.view("<u8")
+    for step, low in enumerate(LANES):
+        word = (word & low) | ((word & ~low) >> np.uint64((8 - width) << step))
+    return word.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)[:, :width]
 
 
 def unpack_bits(stream: Tensor, width: int, count: int) -> Tensor:
     """The inverse of `pack_bits`: `count` codes as uint8."""
-    if width == 8:
-        return stream.clone()
     groups = -(-count // 8)
-    padded = np.zeros(groups * width, np.uint8)
-    padded[: stream.numel()] = stream.numpy()
+    padded = np.zeros((groups, width), np.uint8)
+    padded.reshape(-1)[: stream.numel()] = stream.numpy()
     codes = np.empty((groups, 8), np.uint8)
-    for at in range(0, groups, CHUNK // 8):
-        part = slice(at, at + CHUNK // 8)
-        codes[part] = _unpack(padded.reshape(groups, width)[part], width)
+    for at in range(0, groups, CHUNK):
+        codes[at : at + CHUNK] = _parted(padded[at : at + CHUNK], width)
     return torch.from_numpy(codes.reshape(-1)[:count].copy())
 
 
-def _unpack(groups: np.ndarray, width: int) -> np.ndarray:
+def _parted(groups: np.ndarray, width: int) -> np.ndarray:
+    """The inverse of `_joined`."""
     eight = np.zeros((len(groups), 8), np.uint8)
     eight[:, :width] = groups
-    word = eight.reshape(-1).view("<u8")
-    mask = np.uint64(2**width - 1)
-    return np.stack([(word >> np.uint64(width * i)) & mask for i in range(8)], 1).astype(np.uint8)
+    word = eight.view("<u8")
+    for step in reversed(range(len(LANES))):
+        half = np.uint64(2 ** (width << step) - 1)
+        # In every lane, the bits above the lower half move up to where the upper lane starts.
+        stays = np.uint64(sum(int(half) << at for at in range(0, 64, 16 << step)))
+        word = (word & stays) | ((word & (stays << np.uint64(width << step))) << np.uint64((8 - width) << step))
+    return word.astype("<u8", copy=False).view(np.uint8)
 
 
 class Codes(Store):

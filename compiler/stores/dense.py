@@ -42,12 +42,12 @@ class Dense(Store):
 
     @staticmethod
     def _encode(values: Tensor, dtype: DType, exponent: int) -> Tensor:
-        return torch.ldexp(values, torch.tensor(-exponent)).to(DTYPES[dtype]) if exponent else values.to(DTYPES[dtype])
+        return (values * 2.0**-exponent if exponent else values).to(DTYPES[dtype])
 
     @staticmethod
     def _decode(stored: Tensor, exponent: int) -> Tensor:
         values = stored.to(torch.float32)
-        return torch.ldexp(values, torch.tensor(exponent)) if exponent else values
+        return values * 2.0**exponent if exponent else values
 
     def dense(self) -> Tensor:
         return self.values

@@ -15,9 +15,9 @@ from tersor.compiler.callable import CompiledModule
 
 POLICY = tersor.Policy.parse("for linear or embedding or recurrent choose int8()\n")
 KERNELS = {
-    "bert": {"quantized_linear", "quantized_embedding", "add_layer_norm"},
-    "lstm_lm": {"quantized_linear", "quantized_embedding", "quantized_recurrence"},
-    "gru_lm": {"quantized_linear", "quantized_embedding", "quantized_recurrence"},
+    "bert": {"quantized_linear", "gather_rows", "add_layer_norm"},
+    "lstm_lm": {"quantized_linear", "gather_rows", "quantized_recurrence"},
+    "gru_lm": {"quantized_linear", "gather_rows", "quantized_recurrence"},
 }
 
 

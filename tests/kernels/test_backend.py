@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 
 from tersor.backends.numba.attention import JoinedAttention
 from tersor.backends.numba.backend import NumbaBackend
-from tersor.backends.numba.embedding import QuantizedEmbedding
 from tersor.backends.numba.fuse import fuse_norms
+from tersor.backends.numba.gather import GatheredEmbedding
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.norm import AddLayerNorm
 from tersor.compiler.callable import CompiledModule
@@ -99,7 +99,7 @@ def test_computes_what_the_stores_compute(
     lowered, rows = NumbaBackend().emit(graph)
     assert all(row.kernel.startswith("numba:") for row in rows)
     kinds = Counter(type(module) for module in lowered.modules())
-    assert kinds[QuantizedEmbedding] == 3
+    assert kinds[GatheredEmbedding] == 3
     assert kinds[QuantizedLinear] == 2 * 4 + 1  # q, k, v are one
     assert kinds[JoinedAttention] == 2
     assert kinds[AddLayerNorm] == 5

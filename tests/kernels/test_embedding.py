@@ -7,11 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_oracle import WIDTHS, random_matrix
+from torch import Tensor
 
-from tersor.backends.numba import ops
-from tersor.backends.numba.embedding import QuantizedEmbedding, pack_rows, unpack_rows
+from tersor.backends.numba import gather
+from tersor.backends.numba.gather import GatheredEmbedding
 from tersor.backends.numba.layout import Layout
+from tersor.backends.numba.rows.affine import affine_table, pack_rows, unpack_rows
 from tersor.compiler.errors import RequestError
+
+
+def embedding(
+    codes: Tensor, scale: Tensor, zero: Tensor, bits: int, group: int = 0, level: str | None = None
+) -> GatheredEmbedding:
+    return GatheredEmbedding.of(*affine_table(codes, scale, zero, bits, group), level)
 
 
 @given(
@@ -28,7 +36,7 @@ def test_rows_are_the_dense_rows(
 ) -> None:
     """To the last bit: one subtraction and one product per value, in float32."""
     matrix = random_matrix(rows, columns, bits, group, shifted, seed)
-    module = QuantizedEmbedding.from_codes(matrix.codes, matrix.scale, matrix.zero, bits, group, level)
+    module = embedding(matrix.codes, matrix.scale, matrix.zero, bits, group, level)
     repeat = group or columns
     scale, zero = (v.repeat_interleave(repeat, dim=1)[:, :columns] for v in (matrix.scale, matrix.zero))
     dense = (matrix.codes.float() - zero) * scale
@@ -41,14 +49,14 @@ def test_rows_are_the_dense_rows(
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
 def test_any_index(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     matrix = random_matrix(10, 48, 8)
-    module = QuantizedEmbedding.from_codes(matrix.codes, matrix.scale, matrix.zero, 8)
+    module = embedding(matrix.codes, matrix.scale, matrix.zero, 8)
     index = torch.randint(0, 10, shape).to(dtype)
     assert torch.equal(module(index), module.dense()[index.long()])
 
 
 def test_strided_index() -> None:
     matrix = random_matrix(10, 48, 8)
-    module = QuantizedEmbedding.from_codes(matrix.codes, matrix.scale, matrix.zero, 8)
+    module = embedding(matrix.codes, matrix.scale, matrix.zero, 8)
     index = torch.randint(0, 10, (6, 4)).T
     assert torch.equal(module(index), module.dense()[index])
 
@@ -56,15 +64,15 @@ def test_strided_index() -> None:
 @pytest.mark.parametrize("wrong", [-1, 10, 2**40])
 def test_index_out_of_range(wrong: int) -> None:
     matrix = random_matrix(10, 48, 8)
-    module = QuantizedEmbedding.from_codes(matrix.codes, matrix.scale, matrix.zero, 8)
+    module = embedding(matrix.codes, matrix.scale, matrix.zero, 8)
     with pytest.raises(RequestError, match=f"index {wrong} is out of range: the embedding has rows 0 to 9"):
         module(torch.tensor([0, 3, wrong, 4]))
 
 
 def test_four_bits_take_half_a_byte() -> None:
     matrix = random_matrix(64, 64, 4)
-    module = QuantizedEmbedding.from_codes(matrix.codes, matrix.scale, matrix.zero, 4)
-    assert module.codes.numel() == 64 * 64 // 2
+    module = embedding(matrix.codes, matrix.scale, matrix.zero, 4)
+    assert module.table.arrays[0].numel() == 64 * 64 // 2
 
 
 @given(rows=st.integers(1, 9), columns=st.integers(1, 100), width=st.sampled_from([4, 8]))
@@ -76,6 +84,5 @@ def test_packing_is_reversible(rows: int, columns: int, width: int) -> None:
 
 def test_operator_contract() -> None:
     matrix = random_matrix(10, 48, 8)
-    module = QuantizedEmbedding.from_codes(matrix.codes, matrix.scale, matrix.zero, 8)
-    arguments = (torch.tensor([[1, 2], [3, 4]]), module.codes, module.scale, module.zero, *module._constants)
-    torch.library.opcheck(ops.embedding, arguments)
+    module = embedding(matrix.codes, matrix.scale, matrix.zero, 8)
+    torch.library.opcheck(gather.gather, (torch.tensor([[1, 2], [3, 4]]), *module.constants()))

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_oracle import WIDTHS
-from torch import Tensor
 
 from tersor.backends.numba import gather
 from tersor.backends.numba.features import detect
@@ -51,5 +50,5 @@ def test_index_out_of_range(wrong: int) -> None:
 
 def test_operator_contract() -> None:
     module = embedding(Dense(torch.randn(10, 48)))
-    table: tuple[Tensor | None, ...] = (module.data, module.second, module.third)  # type: ignore[assignment]
-    torch.library.opcheck(gather.gather, (torch.tensor([[1, 2]]), *table, *module._constants))  # type: ignore[misc]
+    assert isinstance(module, gather.GatheredEmbedding)
+    torch.library.opcheck(gather.gather, (torch.tensor([[1, 2]]), *module.constants()))

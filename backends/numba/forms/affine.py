@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tersor.backends.numba.embedding import QuantizedEmbedding
 from tersor.backends.numba.forms.form import Form, Target
+from tersor.backends.numba.gather import GatheredEmbedding
 from tersor.backends.numba.layout import STEP
 from tersor.backends.numba.linear import QuantizedLinear
+from tersor.backends.numba.rows.affine import affine_table
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Affine, Store
 
@@ -51,5 +52,5 @@ class AffineForm(Form):
             codes, scale, zero, bits, bias, "none", activation_group, group, target.level.name
         )
 
-    def embedding(self, store: Store, target: Target) -> QuantizedEmbedding:
-        return QuantizedEmbedding.from_codes(*_operands(_affine(store)), target.level.name)
+    def embedding(self, store: Store, target: Target) -> GatheredEmbedding:
+        return GatheredEmbedding.of(*affine_table(*_operands(_affine(store))), target.level.name)

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from tersor.backends.numba.forms.form import Form, Target
 from tersor.backends.numba.forms.rounded import WORST, rounded_linear
-from tersor.backends.numba.gather import GatheredEmbedding, trusted_rows
-from tersor.backends.numba.gatherkernels import Rows
+from tersor.backends.numba.gather import GatheredEmbedding
 from tersor.backends.numba.layout import MAX_COLUMNS
 from tersor.backends.numba.lookuplinear import LookupLinear, round_levels
 from tersor.backends.numba.lookupops import CENTER
+from tersor.backends.numba.rows import Table
+from tersor.backends.numba.rows.codes import pack_nibbles
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Codebook, Store
 
@@ -56,11 +57,8 @@ class CodebookForm(Form):
         codes, levels = held.codes.values.detach(), held.table.dense().detach().clone()
         rows, columns = held.codes.shape
         small = levels.numel() <= 16
-        if small:
-            even = nn.functional.pad(codes, (0, columns % 2)).view(rows, -1, 2)
-            codes = even[..., 0] | (even[..., 1] << 4)
-        form: Rows = "codes4" if small else "codes8"
-        level = trusted_rows(target.level.name, form)
+        packed = pack_nibbles(codes) if small else codes.clone()
         # Any byte may be read as a code.
         padded = nn.functional.pad(levels, (0, (16 if small else 256) - levels.numel()))
-        return GatheredEmbedding((rows, columns), form, level.name if level else None, codes.clone(), padded)
+        form = "codes4" if small else "codes8"
+        return GatheredEmbedding.of(form, Table(rows, columns, (packed, padded)), target.level.name)

@@ -10,6 +10,8 @@ from tersor.backends.numba.densepacking import narrowed
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.forms.form import Form, Target
 from tersor.backends.numba.gather import GatheredEmbedding, trusted_rows
+from tersor.backends.numba.rows import Table
+from tersor.backends.numba.steps import float_bits
 from tersor.compiler.stores import Store
 
 
@@ -19,9 +21,9 @@ def dense_embedding(table: Tensor, target: Target) -> GatheredEmbedding:
     level = trusted_rows(target.level.name, held.storage)
     missing = -table.shape[1] % (level or level_named("generic")).lanes
     padded = torch.nn.functional.pad(held.stored, (0, missing)) if missing else held.stored.contiguous()
-    name = level.name if level else None
     rows, columns = table.shape
-    return GatheredEmbedding((rows, columns), held.storage, name, padded, exponent=held.exponent)
+    factor = float_bits(2.0**held.exponent)
+    return GatheredEmbedding(held.storage, Table(rows, columns, (padded,), (factor,)), level.name if level else None)
 
 
 class DenseForm(Form):

@@ -10,8 +10,9 @@ from tersor.backends.numba.densepacking import narrowed
 from tersor.backends.numba.forms.dense import dense_embedding
 from tersor.backends.numba.forms.form import Form, Target
 from tersor.backends.numba.forms.rounded import rounded_linear
-from tersor.backends.numba.gather import GatheredEmbedding, trusted_rows
+from tersor.backends.numba.gather import GatheredEmbedding
 from tersor.backends.numba.linear import QuantizedLinear
+from tersor.backends.numba.rows import Table
 from tersor.backends.numba.sparselinear import SparseLinear
 from tersor.backends.numba.sparseops import MOST_COLUMNS
 from tersor.compiler.stores import Affine, Bitmask, Codebook, Delta, Store
@@ -84,6 +85,5 @@ class SparseForm(Form):
         dense_bytes = table.numel() * narrowed(table).stored.element_size()
         if columns > MOST_COLUMNS or 6 * int(starts[-1]) + 8 * rows >= dense_bytes:
             return dense_embedding(table, target)
-        level = trusted_rows(target.level.name, "sparse")
         places = mask.nonzero()[:, 1].to(torch.int16)  # read as unsigned
-        return GatheredEmbedding((rows, columns), "sparse", level.name if level else None, table[mask], places, starts)
+        return GatheredEmbedding.of("sparse", Table(rows, columns, (table[mask], places, starts)), target.level.name)

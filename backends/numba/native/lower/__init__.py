@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.lower import attention, decoders, elementwise, forms, layers, recurrent, views
+from tersor.backends.numba.native.lower import attention, decoders, elementwise, forms, layers, recurrent, tables, views
 
 _LEAVES: Mapping[Any, Handler] = {
     **layers.HANDLERS,
     **forms.HANDLERS,
+    **tables.HANDLERS,
     **attention.HANDLERS,
     **decoders.HANDLERS,
     **elementwise.HANDLERS,

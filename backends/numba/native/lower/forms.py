@@ -1,9 +1,8 @@
-"""Linears and tables in floating point, sparse or in factors, as steps."""
+"""Linears in floating point, sparse or over looked-up codes, as steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,17 +10,13 @@ import torch
 from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.denseops import dense_step
 from tersor.backends.numba.densepacking import dense_spec
-from tersor.backends.numba.gather import GatheredEmbedding, gather_step
-from tersor.backends.numba.gatherkernels import GatherSpec
 from tersor.backends.numba.lookuplinear import LookupLinear
 from tersor.backends.numba.lookupops import input_layout, lookup_step
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
 from tersor.backends.numba.native.values import Operand, Value
-from tersor.backends.numba.ops import refuse_index
 from tersor.backends.numba.sparselinear import SparseLinear
 from tersor.backends.numba.sparseops import sparse_steps, turned_bytes
-from tersor.backends.numba.steps import float_bits
 
 
 def _given(b: Builder, level: str | None, args: tuple[Any, ...]) -> Value | None:
@@ -75,25 +70,8 @@ def _lookup(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     return y
 
 
-def _gather(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
-    table: GatheredEmbedding = module
-    (index,) = args
-    if table.level != b.level or index.dtype is not torch.int64:
-        return NotImplemented
-    if not index.dense:
-        index = b.torch(torch.Tensor.contiguous, (index,), {})
-    second = float_bits(2.0**table.exponent) if table.second is None else b.keep(table.second)
-    arrays = (b.keep(table.data), second, 0 if table.third is None else b.keep(table.third))
-    y = b.new((*index.shape, table.columns))
-    wrong = b.check(partial(refuse_index, rows=table.rows))
-    spec, shape = GatherSpec(b.level, table.form), (table.rows, table.columns)
-    b.step(gather_step(spec, shape, index.numel, index.ref, arrays, y.ref, wrong))
-    return y
-
-
 HANDLERS: Mapping[Any, Handler] = {
     DenseLinear: _dense,
     SparseLinear: _sparse,
     LookupLinear: _lookup,
-    GatheredEmbedding: _gather,
 }

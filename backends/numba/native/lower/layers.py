@@ -1,16 +1,14 @@
-"""Linears, embeddings and normalisations as steps."""
+"""Linears and normalisations as steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 
-from tersor.backends.numba.embedding import QuantizedEmbedding
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.fusedsteps import multiply_round_step, norm_round_step, rounds_by_groups, rounds_itself
 from tersor.backends.numba.layout import Layout
@@ -19,8 +17,7 @@ from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
 from tersor.backends.numba.native.values import Value
 from tersor.backends.numba.norm import AddLayerNorm
-from tersor.backends.numba.ops import refuse_index
-from tersor.backends.numba.steps import embedding_step, multiply_step, norm_step
+from tersor.backends.numba.steps import multiply_step, norm_step
 
 
 def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
@@ -54,25 +51,6 @@ def _linears(b: Builder) -> list[Layout]:
 def _sole_linear(b: Builder) -> Layout | None:
     found = _linears(b)
     return found[0] if len(found) == len(b.readers) == 1 else None
-
-
-def _embedding(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
-    table: QuantizedEmbedding = module
-    (index,) = args
-    if table.level != b.level or index.dtype is not torch.int64:
-        return NotImplemented
-    if not index.dense:
-        index = b.torch(torch.Tensor.contiguous, (index,), {})
-    layout = table.layout
-    weights = (b.keep(table.codes), b.keep(table.scale), b.keep(table.zero), int(table.zero.numel() > 1))
-    y = b.new((*index.shape, layout.columns))
-    wrong = b.check(partial(_refuse, table))
-    b.step(embedding_step(b.level, layout, index.numel, index.ref, weights, y.ref, wrong))
-    return y
-
-
-def _refuse(table: QuantizedEmbedding, place: int) -> None:
-    refuse_index(place, table.layout.rows)
 
 
 def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> Any:
@@ -128,7 +106,6 @@ def _layer_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, 
 
 HANDLERS: Mapping[Any, Handler] = {
     QuantizedLinear: _linear,
-    QuantizedEmbedding: _embedding,
     AddLayerNorm: _add_norm,
     nn.LayerNorm: _layer_norm,
 }

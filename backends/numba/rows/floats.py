@@ -1,0 +1,51 @@
+"""Rows of floats: w = stored * factor, in whole vectors.
+
+arrays   stored [row][padded columns], float32 or 16 bits
+numbers  the bits of the factor
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tersor.backends.numba.densekernels import Storage, load_weights
+from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value
+from tersor.backends.numba.features import Level
+from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+
+
+class FloatRows(RowForm):
+    operands = 2
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def unit(self, level: Level) -> int:
+        return level.lanes
+
+    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
+        stored, factor = operands
+        lanes, size = e.level.lanes, 4 if self.storage == "float32" else 2
+        vectors = e.b.sdiv(e.at(columns, lanes - 1), I64(lanes))
+        source = e.at(stored, e.b.mul(number, e.times(vectors, lanes * size)))
+        scale = e.splat(e.b.bitcast(e.b.trunc(factor, I32), F32))
+
+        def body(i: Value, _: list[Value]) -> list[Value]:
+            value = load_weights(e, e.at(source, e.times(i, lanes * size)), self.storage)
+            sink.put(e.times(i, 4 * lanes), e.b.fmul(value, scale))
+            return []
+
+        e.loop(vectors, [], body)
+
+    def dense(self, table: Table) -> Tensor:
+        (stored,), (bits,) = table.arrays, table.numbers
+        factor = float(np.int32(bits).view(np.float32))
+        return stored.view(table.rows, -1)[:, : table.columns].float() * factor
+
+    def sample(self, level: Level, generator: torch.Generator) -> Sample:
+        rows, columns = 5, 2 * level.lanes + 3
+        stored = torch.randn(rows, 3 * level.lanes, generator=generator).to(getattr(torch, self.storage))
+        half = int(np.float32(0.5).view(np.int32))
+        return Sample(Table(rows, columns, (stored,), (half,)), torch.tensor([4, 0, 2, 2, 1]))

@@ -1,0 +1,55 @@
+"""Rows of which few values are kept, in their places, zero elsewhere.
+
+arrays   values float32; their columns, 16 bits unsigned; the first place of every row, int64, one more than rows
+"""
+
+from __future__ import annotations
+
+import torch
+from llvmlite import ir
+from torch import Tensor
+
+from tersor.backends.numba.emitter import F32, I16, I64, Emitter, Value
+from tersor.backends.numba.features import Level
+from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+
+
+class SparseRows(RowForm):
+    operands = 3
+
+    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
+        b = e.b
+        values, places, starts = operands
+
+        def clear(i: Value, _: list[Value]) -> list[Value]:
+            sink.put(e.times(i, 4), F32(0.0))
+            return []
+
+        if sink.weight is None:
+            e.loop(columns, [], clear)
+        start = e.load(e.at(starts, e.times(number, 8)), I64)
+        count = b.sub(e.load(e.at(starts, e.times(number, 8), 8), I64), start)
+
+        def scatter(i: Value, _: list[Value]) -> list[Value]:
+            at = b.add(start, i)
+            column = b.zext(e.load(e.at(places, e.times(at, 2)), I16), I64)
+            sink.put(e.times(column, 4), e.load(e.at(values, e.times(at, 4)), F32))
+            return []
+
+        with b.if_then(b.icmp_signed(">", count, ir.Constant(I64, 0))):
+            e.loop(count, [], scatter)
+
+    def dense(self, table: Table) -> Tensor:
+        values, places, starts = table.arrays
+        row = torch.repeat_interleave(torch.arange(table.rows), starts.diff())
+        y = torch.zeros(table.rows, table.columns)
+        return y.index_put((row, places.to(torch.int64) & 0xFFFF), values)
+
+    def sample(self, level: Level, generator: torch.Generator) -> Sample:
+        rows, columns = 5, 2 * level.lanes + 3
+        keep = torch.rand(rows, columns, generator=generator) < 0.3
+        keep[2] = False
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), keep.sum(1).cumsum(0)])
+        places = keep.nonzero()[:, 1].to(torch.int16)
+        values = torch.randn(places.numel(), generator=generator)
+        return Sample(Table(rows, columns, (values, places, starts)), torch.tensor([4, 0, 2, 2, 1]))
