@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tersor import backend as backends
@@ -31,6 +32,7 @@ from tersor.policies import Policy, as_policy
 from tersor.result import Result
 
 
+@torch.inference_mode(False)
 def compile(
     model: nn.Module,
     policy: str | Path | model_policy.Policy,
@@ -63,6 +65,7 @@ def compile(
     return build(program, rules, calibration, held_out, settings)
 
 
+@torch.inference_mode(False)
 def plan(
     model: nn.Module,
     policy: str | Path | model_policy.Policy,
@@ -82,6 +85,7 @@ def plan(
     return planned(program, rules, calibration, signal, progress).plan
 
 
+@torch.inference_mode(False)
 def load(
     folder: str | Path, backend: BackendName = "auto", *, opaque: Mapping[str, nn.Module] | None = None
 ) -> nn.Module:
@@ -97,6 +101,7 @@ def load(
     return CompiledModule(graph, loaded.signature).eval()
 
 
+@torch.inference_mode(False)
 def sites(model: nn.Module, example: Mapping[str, Any], *, opaque: Sequence[str] = ()) -> tuple[Site, ...]:
     """The parts of a model that a policy can name, in the order of their first use. Raises CaptureError."""
     return captured(model, example, opaque=opaque, share=True).sites

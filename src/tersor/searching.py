@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tersor import api
@@ -93,6 +94,7 @@ class Found:
         return self.result.save(folder, {**self.documents(), **extra})
 
 
+@torch.inference_mode(False)
 def search(
     model: nn.Module,
     example: Mapping[str, Any],

@@ -50,6 +50,25 @@ def result(model: nn.Module) -> tersor.Result:
     return tersor.compile(model, POLICY, ids(0), batches())
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.lstm = nn.Embedding(ROWS, WIDTH), nn.LSTM(WIDTH, WIDTH, batch_first=True)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.lstm(self.embed(input_ids))[0]
+
+
+def test_it_compiles_in_inference_mode() -> None:
+    torch.manual_seed(0)
+    model = Recurrent().eval()
+    with torch.inference_mode():
+        made = tersor.compile(model, tersor.Policy.parse("for recurrent choose int8()"), ids(0), batches(2))
+    with torch.no_grad():
+        longer = ids(1, tokens=9)
+        assert torch.cosine_similarity(made.reference(**longer), model(**longer), dim=-1).min() > 0.999
+
+
 def test_everything_public_is_there() -> None:
     for name in tersor.__all__:
         assert getattr(tersor, name) is not None
