@@ -10,6 +10,7 @@ from tersor.passes.prune.magnitude import ClassBlind, ClassDistribution, ClassUn
 from tersor.passes.quantize.half import HalfPrecision
 from tersor.passes.quantize.int8 import Int8Quantisation
 from tersor.passes.quantize.kmeans import KMeansCodes
+from tersor.passes.quantize.product import ProductQuantisation
 from tersor.passes.quantize.uniform import UniformQuantisation
 
 METHODS: tuple[Method[Any], ...] = (
@@ -17,6 +18,7 @@ METHODS: tuple[Method[Any], ...] = (
     Int8Quantisation(),
     HalfPrecision(),
     KMeansCodes(),
+    ProductQuantisation(),
     MagnitudePruning(),
     ClassBlind(),
     ClassUniform(),

@@ -66,6 +66,7 @@ _SOURCES = (
     "rows/codes",
     "rows/affine",
     "rows/sparse",
+    "rows/product",
     "rows/__init__",
     "gatherkernels",
     "glue_gather",

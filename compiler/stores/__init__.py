@@ -14,10 +14,11 @@ from tersor.compiler.stores.chain import Chain
 from tersor.compiler.stores.codebook import Codebook
 from tersor.compiler.stores.codes import Codes
 from tersor.compiler.stores.dense import Dense
+from tersor.compiler.stores.product import Product
 from tersor.compiler.stores.sparse import Bitmask, Delta, Positions
 
 STORES: dict[str, type[Store]] = {
-    store.kind: store for store in (Dense, Codes, Affine, Codebook, Bitmask, Positions, Delta, Chain)
+    store.kind: store for store in (Dense, Codes, Affine, Codebook, Bitmask, Positions, Delta, Chain, Product)
 }
 
 MAX_DEPTH = 16
@@ -33,6 +34,7 @@ __all__ = [
     "Delta",
     "Dense",
     "Positions",
+    "Product",
     "Store",
     "from_state",
 ]

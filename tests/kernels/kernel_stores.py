@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tersor.compiler.stores import Affine, Bitmask, Chain, Codebook, Codes, Delta, Dense, Positions, Store
 from tersor.compiler.stores.sparse import gap_bits
+from tersor.passes.quantize.product import product
 
 
 def values(rows: int, columns: int, seed: int) -> Tensor:
@@ -62,6 +63,9 @@ STORES: dict[str, Callable[[Tensor], Store]] = {
     "codebook1": lambda w: codebook(w, 1),
     "codebook4": lambda w: codebook(w, 4),
     "codebook8": lambda w: codebook(w, 8),
+    "product4": lambda w: product(w, 16, 4, False),
+    "product8": lambda w: product(w, 256, 2, False),
+    "product one": lambda w: product(w, 256, 8, True),
     "bitmask": lambda w: sparse(w, 0.5, Dense),
     "delta": lambda w: sparse(w, 0.05, Dense, "delta"),
     "sparse codebook": lambda w: sparse(w, 0.3, lambda v: codebook(v, 4)),

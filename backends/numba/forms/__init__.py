@@ -10,6 +10,7 @@ from tersor.backends.numba.forms.codebook import CodebookForm
 from tersor.backends.numba.forms.dense import DenseForm
 from tersor.backends.numba.forms.form import Form, Target
 from tersor.backends.numba.forms.plain import plain_kernel
+from tersor.backends.numba.forms.product import ProductForm
 from tersor.backends.numba.forms.sparse import SparseForm
 
 
@@ -18,6 +19,7 @@ def _table() -> Mapping[str, Form]:
         "affine": AffineForm(),
         "dense": DenseForm(),
         "codebook": CodebookForm(),
+        "product": ProductForm(),
         "bitmask": SparseForm(),
         "delta": SparseForm(),
     }

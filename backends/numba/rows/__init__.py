@@ -8,6 +8,7 @@ from tersor.backends.numba.rows.affine import AffineRows
 from tersor.backends.numba.rows.codes import CodeRows
 from tersor.backends.numba.rows.floats import FloatRows
 from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+from tersor.backends.numba.rows.product import ProductRows, product_form
 from tersor.backends.numba.rows.sparse import SparseRows
 
 ROWS: Mapping[str, RowForm] = {
@@ -19,6 +20,7 @@ ROWS: Mapping[str, RowForm] = {
     "affine8": AffineRows(8),
     "affine4": AffineRows(4),
     "sparse": SparseRows(),
+    **{product_form(width, block): ProductRows(width, block) for width in (4, 8) for block in (2, 4, 8)},
 }
 
 __all__ = ["ROWS", "RowForm", "Sample", "Sink", "Table"]

@@ -1,0 +1,79 @@
+"""Rows of codes of sub-vectors: w = [books[0][code 0], books[1][code 1], ...].
+
+arrays   codes [row][sub-vectors] bytes, or [row][ceil(sub-vectors / 2)], the even one in the low half of a byte; books
+         [sub-vector][2^width][block] float32, or one for all
+numbers  bytes between books: 0 where there is one
+"""
+
+from __future__ import annotations
+
+import torch
+from llvmlite import ir
+from torch import Tensor
+
+from tersor.backends.numba.emitter import F32, I8, I64, Emitter, Value
+from tersor.backends.numba.features import Level
+from tersor.backends.numba.rows.codes import pack_nibbles
+from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+
+
+def product_form(width: int, block: int) -> str:
+    """The name of the form."""
+    return f"product{width}x{block}"
+
+
+def product_table(codes: Tensor, books: Tensor, columns: int) -> tuple[str, Table]:
+    """The form and table of codes (rows, s) uint8 into books (levels, s or 1, block)."""
+    levels, count, block = books.shape
+    width = 4 if levels <= 16 else 8
+    packed = pack_nibbles(codes) if width == 4 else codes.clone()
+    # Any byte may be read as a code.
+    full = torch.nn.functional.pad(books.transpose(0, 1), (0, 0, 0, 2**width - levels)).contiguous()
+    stride = 4 * block << width if count > 1 else 0
+    return product_form(width, block), Table(len(codes), columns, (packed, full), (stride,))
+
+
+class ProductRows(RowForm):
+    """Columns come in whole sub-vectors."""
+
+    operands = 3
+
+    def __init__(self, width: int, block: int) -> None:
+        self.width, self.block = width, block
+
+    def unit(self, level: Level) -> int:
+        return self.block
+
+    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
+        b = e.b
+        codes, books, stride = operands
+        parts = b.sdiv(e.at(columns, self.block - 1), I64(self.block))
+        source = e.at(codes, b.mul(number, parts if self.width == 8 else b.sdiv(e.at(parts, 1), I64(2))))
+        kind = ir.VectorType(F32, self.block)
+
+        def body(i: Value, _: list[Value]) -> list[Value]:
+            code = b.zext(e.load(e.at(source, i if self.width == 8 else b.lshr(i, I64(1))), I8), I64)
+            if self.width == 4:
+                code = b.and_(b.lshr(code, b.shl(b.and_(i, I64(1)), I64(2))), I64(15))
+            found = e.load(e.at(books, b.mul(i, stride), e.times(code, 4 * self.block)), kind)
+            sink.put(e.times(i, 4 * self.block), found)
+            return []
+
+        e.loop(parts, [], body)
+
+    def dense(self, table: Table) -> Tensor:
+        codes, books = table.arrays
+        count = -(-table.columns // self.block)
+        codes = codes.view(table.rows, -1)
+        if self.width == 4:
+            codes = torch.stack([codes & 15, codes >> 4], dim=2).view(table.rows, -1)[:, :count]
+        part = torch.arange(count) if table.numbers[0] else torch.zeros(count, dtype=torch.int64)
+        return books[part, codes.to(torch.int64)].flatten(1)[:, : table.columns]
+
+    def sample(self, level: Level, generator: torch.Generator) -> Sample:
+        rows, count = 5, 7
+        books = torch.randn(count, 1 << self.width, self.block, generator=generator)
+        stored = count if self.width == 8 else -(-count // 2)
+        codes = torch.randint(0, 256, (rows, stored), dtype=torch.uint8, generator=generator)
+        table = Table(rows, count * self.block - 1, (codes, books), (4 * self.block << self.width,))
+        return Sample(table, torch.tensor([4, 0, 2, 2, 1]))
