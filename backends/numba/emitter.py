@@ -76,6 +76,12 @@ class Emitter:
         stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
         stored.align = 1
 
+    def prefetch(self, address: Value) -> None:
+        """Ask for the cache line at an address, which need not exist, in the second-level cache."""
+        line = self.b.inttoptr(address, I8.as_pointer())
+        reading, near, data = I32(0), I32(2), I32(1)
+        self.call("llvm.prefetch.p0", ir.VoidType(), line, reading, near, data)
+
     def load_floats(self, address: Value) -> Value:
         return self.load(address, self.floats)
 

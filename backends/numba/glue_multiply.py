@@ -68,6 +68,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
             steps,
             groups,
             work + 4 * PANEL * block,
+            codes + (unit + 1) % panels * panel_codes,
         )
         if activate != 0:
             call(activate, target, stride, count, 0)

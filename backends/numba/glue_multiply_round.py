@@ -69,6 +69,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
                 group // STEP,
                 groups,
                 scratch,
+                codes + (p + 1) * panel_codes,
             )
         rounded(
             count,

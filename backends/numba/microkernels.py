@@ -23,7 +23,7 @@ from typing import Any
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, level_named
 from tersor.backends.numba.layout import STEP, Kind, Layout
-from tersor.backends.numba.tiles import Tile, emit_expand
+from tersor.backends.numba.tiles import Ahead, Tile, emit_expand
 
 _PACKED_ROWS = (2, 1)  # tiles that read packed codes; more rows than the largest share expanded ones
 
@@ -56,12 +56,15 @@ class _Panel:
         self.e, self.spec = e, spec
         self.vector = 4 * e.level.lanes
         self.q, self.q_stride, self.record, self.record_stride, self.w, self.scale, self.shift = arguments[:7]
-        self.bias, self.y, self.y_stride, self.steps, self.groups, self.work = arguments[7:]
+        self.bias, self.y, self.y_stride, self.steps, self.groups, self.work, self.next = arguments[7:]
         self.plane = e.times(self.groups, 4)
         self.levels = e.load_ints(self.shift) if spec.looked_up else None
 
     def emit(self, count: Value) -> None:
         e, b = self.e, self.e.b
+        all_steps = b.mul(self.groups, self.steps)
+        self.row_bytes = b.sdiv(e.times(all_steps, e.level.panel * STEP * self.spec.width // 8), count)
+        self.step_bytes = b.sdiv(self.row_bytes, all_steps)
         if self.spec.width == 8:
             self.tiles(count)
             return
@@ -90,30 +93,34 @@ class _Panel:
         q = [e.opaque(e.at(self.q, e.times(self.q_stride, m))) for m in at_row]
         records = [e.at(self.record, e.times(self.record_stride, m)) for m in at_row]
         y = [e.at(self.y, e.times(self.y_stride, m)) for m in at_row]
+        stride = e.b.sdiv(e.times(self.step_bytes, t.rows), I64(max(t.asked, 1)))
+        ahead = Ahead(e.at(self.next, e.times(self.row_bytes, row)), stride)
         if self.spec.kind == "row":
             starts = [start for r in records for start in [e.broadcast_int(r)] * t.strips]
-            sums = t.accumulate(starts, q, codes, self.steps)
+            sums, _ = t.accumulate(starts, q, codes, self.steps, ahead)
         else:
-            sums = self.over_groups(t, q, records, codes)
+            sums = self.over_groups(t, q, records, codes, ahead)
         for (m, v), value in zip(t.outputs, self.finished(t, records, sums), strict=True):
             e.store(e.at(y[m], v * self.vector), value)
 
-    def over_groups(self, t: Tile, q: list[Value], records: list[Value], codes: Value) -> list[Value]:
+    def over_groups(self, t: Tile, q: list[Value], records: list[Value], codes: Value, ahead: Ahead) -> list[Value]:
         """The floating sums after all groups."""
         e = self.e
         group_bytes = e.times(self.steps, t.step_bytes)
         group_columns = e.times(self.steps, STEP)
         add = self.add_activation if self.spec.kind == "activation" else self.add_group
 
-        def body(g: Value, sums: list[Value]) -> list[Value]:
+        def body(g: Value, carried: list[Value]) -> list[Value]:
+            *sums, place = carried
             slots = [e.at(r, e.times(g, 4)) for r in records]
             columns, offset = e.b.mul(g, group_columns), e.b.mul(g, group_bytes)
             first = [start for slot in slots for start in [e.broadcast_int(slot)] * t.strips]
             rows = [e.at(row, columns) for row in q]
-            integers = t.accumulate(first, rows, e.at(codes, offset), self.steps)
-            return add(t, g, slots, [e.to_float(value) for value in integers], sums)
+            here = Ahead(place, ahead.stride)
+            integers, left = t.accumulate(first, rows, e.at(codes, offset), self.steps, here)
+            return [*add(t, g, slots, [e.to_float(value) for value in integers], sums), left.place]
 
-        return e.loop(self.groups, [e.float_vector(0.0)] * len(t.outputs), body)
+        return e.loop(self.groups, [*[e.float_vector(0.0)] * len(t.outputs), ahead.place], body)[:-1]
 
     def add_activation(
         self, t: Tile, g: Value, slots: list[Value], values: list[Value], sums: list[Value]
@@ -162,13 +169,13 @@ class _Panel:
 
 
 def make_panel(spec: LinearSpec) -> Callable[..., Any]:
-    """panel(count, q, q_stride, record, record_stride, w, scale, shift, bias, y, y_stride, steps, groups, work).
+    """panel(count, q, q_stride, record, record_stride, w, scale, shift, bias, y, y_stride, steps, groups, work, next).
 
     y = product + bias for `count` rows and the outputs of one panel. `steps` counts STEP columns a group; `work` has
-    `panel_work` bytes.
+    `panel_work` bytes; `next` is the address of the panel of codes that will be read next.
     """
 
-    @kernel(level_named(spec.level), 14)
+    @kernel(level_named(spec.level), 15)
     def panel(e: Emitter, count: Value, *arguments: Value) -> None:
         _Panel(e, spec, arguments).emit(count)
 

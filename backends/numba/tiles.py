@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tersor.backends.numba.emitter import Emitter, Value
 from tersor.backends.numba.layout import STEP
+
+LINE = 64  # bytes of a cache line
+_ASKED = 4  # a tile asks for one of so many cache lines that it reads
 
 
 def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False, levels: Value | None = None) -> list[Value]:
@@ -20,6 +25,16 @@ def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False, leve
     return [e.b.and_(e.shift_right(vector, shift), e.byte_mask(mask)) for shift in range(0, 8, width)]
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """Memory that will be read after this: a tile asks for a line of it, then for that `stride` bytes further, and so
+    on, `Tile.asked` times in every step of STEP columns.
+    """
+
+    place: Value
+    stride: Value
+
+
 class Tile:
     """Emits `rows` activation rows times one panel of codes of `width` bits, into `levels` where they are given."""
 
@@ -33,32 +48,42 @@ class Tile:
         self.planes = (self.per if self.per > 1 else 2) if rows == 1 else 1
         self.in_place = rows == 1 and self.per > 1 and levels is None
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
+        # A single row waits for memory whatever is asked for; more of them have the time in which to fetch.
+        self.asked = max(STEP * self.strips * self.vector // (4 * LINE * _ASKED), 1) if rows > 1 else 0
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
 
-    def accumulate(self, starts: list[Value], q: list[Value], w: Value, steps: Value) -> list[Value]:
-        """Integer sums over `steps * STEP` columns, from `starts` (one vector an output)."""
+    def accumulate(
+        self, starts: list[Value], q: list[Value], w: Value, steps: Value, ahead: Ahead
+    ) -> tuple[list[Value], Ahead]:
+        """Integer sums over `steps * STEP` columns, from `starts` (one vector an output), and what is ahead then."""
         e = self.e
         zero = e.int_vector(0)
         keys = [(m, v, p) for m, v in self.outputs for p in range(self.planes)]
+        turns = STEP // (4 * self.per)
 
         def body(i: Value, carried: list[Value]) -> list[Value]:
-            sums = dict(zip(keys, carried, strict=True))
+            *values, place = carried
+            sums = dict(zip(keys, values, strict=True))
             weights = e.at(w, e.times(i, self.step_bytes))
             inputs = [e.at(row, e.times(i, STEP)) for row in q]
-            for t in range(STEP // (4 * self.per)):
+            for t in range(turns):
+                for _ in range(t * self.asked // turns, (t + 1) * self.asked // turns):
+                    e.prefetch(place)
+                    place = e.at(place, ahead.stride)
                 packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
                 codes = [unpacked(e, vector, self.width, self.in_place, self.levels) for vector in packed]
                 for part in range(self.per):
                     plane = (part if self.in_place else t) % self.planes
                     for m in range(self.rows):
-                        values = e.broadcast_int(e.at(inputs[m], 4 * (t * self.per + part)))
+                        four = e.broadcast_int(e.at(inputs[m], 4 * (t * self.per + part)))
                         for v in range(self.strips):
-                            sums[m, v, plane] = e.dot(sums[m, v, plane], codes[v][part], values)
-            return [sums[key] for key in keys]
+                            sums[m, v, plane] = e.dot(sums[m, v, plane], codes[v][part], four)
+            return [*(sums[key] for key in keys), place]
 
         # With planes left in place the start joins the unshifted plane.
         first = dict(zip(self.outputs, starts, strict=True))
-        carried = e.loop(steps, [first[m, v] if p == 0 else zero for m, v, p in keys], body)
+        begun = [first[m, v] if p == 0 else zero for m, v, p in keys]
+        *carried, place = e.loop(steps, [*begun, ahead.place], body)
         sums = dict(zip(keys, carried, strict=True))
         result = []
         for m, v in self.outputs:
@@ -69,7 +94,7 @@ class Tile:
                     plane = e.b.ashr(plane, e.int_vector(self.width * p))
                 total = e.b.add(total, plane)
             result.append(total)
-        return result
+        return result, Ahead(place, ahead.stride)
 
 
 def emit_expand(e: Emitter, target: Value, w: Value, width: int, steps: Value, levels: Value | None) -> None:
