@@ -3,10 +3,12 @@
 `build` compiles a copy of this file with the SPEC of the CPU level in place of the one below.
 
 A step is four integers: kernel, operands, units, chunk. A kernel is called as kernel(operands, first, last, work). A
-step of more than one chunk is offered to the helpers: chunks are claimed from a shared ticket, by the caller too, who
-in the end waits only for chunks that were claimed; a helper that never gets a CPU costs nothing.
+step of more than one chunk is offered to the helpers. Every thread, the caller too, has a range of chunks of its own,
+which it claims one after the other, so that it knows what it will read next; then it claims what others have left. The
+caller in the end waits only for chunks that were claimed; a helper that never gets a CPU costs nothing.
 
-The control block, one value to a cache line: GENERATION counts offers; TICKET is generation << 20 | next chunk.
+In the control block GENERATION counts offers. The ticket of a thread is the generation, the end of its range and its
+next chunk in one number: what was claimed from an older offer, or from a range that is done, changes nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from numba import njit, types
 from tersor.backends.numba.driverspec import (
     ALLOWED,
     CHUNK,
-    CHUNKS,
+    CHUNK_BITS,
     DONE,
     GENERATION,
     KERNEL,
+    MOST_CHUNKS,
     OPERANDS,
     SLEEPERS,
     STOP,
-    TICKET,
+    TICKETS,
     UNITS,
     WORK,
     WORK_SIZE,
@@ -61,21 +64,27 @@ EVERYBODY = 1 << 30
 
 @njit(types.void(types.int64, types.int64, types.int64), nogil=True, error_model="numpy", cache=True)
 def drain(control, generation, place):  # type: ignore[no-untyped-def]  # addresses and counts
-    """Claim and run chunks of an offer until none is left, as worker `place`."""
-    while True:
-        ticket = atomic_load(control + TICKET)
-        chunk = ticket & 0xFFFFF
-        if ticket >> 20 != generation or chunk >= atomic_load(control + CHUNKS):
-            return
-        size = atomic_load(control + CHUNK)
-        units = atomic_load(control + UNITS)
-        kernel = atomic_load(control + KERNEL)
-        operands = atomic_load(control + OPERANDS)
-        work = atomic_load(control + WORK) + place * atomic_load(control + WORK_SIZE)
-        if compare_and_set(control + TICKET, ticket, ticket + 1):
-            first = chunk * size
-            call(kernel, operands, first, min(first + size, units), work)
-            atomic_add(control + DONE, 1)
+    """Claim and run chunks of an offer until none is left, as worker `place`, its own first."""
+    allowed = atomic_load(control + ALLOWED)
+    done = 0
+    for turn in range(allowed):
+        mine = control + TICKETS + 64 * ((place + turn) % allowed)
+        while True:
+            ticket = atomic_load(mine)
+            chunk, end = ticket & MOST_CHUNKS, ticket >> CHUNK_BITS & MOST_CHUNKS
+            if ticket >> 2 * CHUNK_BITS != generation or chunk >= end:
+                break
+            size = atomic_load(control + CHUNK)
+            units = atomic_load(control + UNITS)
+            kernel = atomic_load(control + KERNEL)
+            operands = atomic_load(control + OPERANDS)
+            work = atomic_load(control + WORK) + place * atomic_load(control + WORK_SIZE)
+            if compare_and_set(mine, ticket, ticket + 1):
+                first = chunk * size
+                call(kernel, operands, first, min(first + size, units), work)
+                done += 1
+    if done > 0:
+        atomic_add(control + DONE, done)
 
 
 @njit(types.void(types.int64, types.int64, types.int64), nogil=True, error_model="numpy", cache=True)
@@ -103,15 +112,18 @@ def help_out(control, place, patience):  # type: ignore[no-untyped-def]
 def offer(control, kernel, operands, units, chunk):  # type: ignore[no-untyped-def]
     """Run a step together with the helpers."""
     generation = atomic_load(control + GENERATION) + 1
+    allowed = atomic_load(control + ALLOWED)
+    chunk = max(chunk, (units + MOST_CHUNKS - 1) // MOST_CHUNKS)
     chunks = (units + chunk - 1) // chunk
-    atomic_set(control + CHUNKS, 0)  # nobody can claim while the fields change
+    # Nobody can claim while these change: the ranges of the last offer are done.
     atomic_set(control + KERNEL, kernel)
     atomic_set(control + OPERANDS, operands)
     atomic_set(control + UNITS, units)
     atomic_set(control + CHUNK, chunk)
     atomic_set(control + DONE, 0)
-    atomic_set(control + TICKET, generation << 20)
-    atomic_set(control + CHUNKS, chunks)
+    for place in range(allowed):
+        first, end = place * chunks // allowed, (place + 1) * chunks // allowed
+        atomic_set(control + TICKETS + 64 * place, (generation << CHUNK_BITS | end) << CHUNK_BITS | first)
     atomic_set(control + GENERATION, generation)
     if atomic_load(control + SLEEPERS) > 0:
         futex(control + GENERATION, WAKE, EVERYBODY)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tersor.backends.numba.build import driver
-from tersor.backends.numba.driverspec import ALLOWED, CONTROL_BYTES, WORK, WORK_SIZE
+from tersor.backends.numba.driverspec import ALLOWED, MOST_THREADS, WORK, WORK_SIZE, control_bytes
 from tersor.backends.numba.memorykernels import HAS_FUTEX
 
 _PATIENCE = 700  # pauses before a helper sleeps: about 40 us, longer than most gaps between the steps of a program
@@ -26,11 +26,14 @@ class Helpers:
     def __init__(self) -> None:
         self._free = threading.Lock()
         self._count = 0
-        self._memory = torch.zeros(CONTROL_BYTES + 64, dtype=torch.uint8)
+        self._memory = torch.zeros(control_bytes(MOST_THREADS) + 64, dtype=torch.uint8)
         self._control = -(-self._memory.data_ptr() // 64) * 64
 
     def acquire(self, level: str, threads: int, work: int, work_size: int) -> int:
-        """Address of the control block, now the caller's, for a run on `threads` threads; 0 if they are taken."""
+        """Address of the control block, now the caller's, for a run on `threads` threads (MOST_THREADS at most); 0 if
+        they are taken.
+        """
+        threads = min(threads, MOST_THREADS)
         if threads < 2 or not HAS_FUTEX or not self._free.acquire(blocking=False):
             return 0
         self._grow(level, threads - 1)
