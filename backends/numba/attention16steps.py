@@ -65,7 +65,7 @@ def attention16_step(
     counts = (shape.queries, shape.keys, shape.heads, shape.shared, shape.width)
     places = (*[p.address for p in parts], *[p.token for p in parts], *[p.sentence for p in parts])
     operands = (*counts, *places, mask, mask_stride, scale, int(causal))
-    cost = shape.shared * shape.keys * ceil_to(shape.queries, tile) * (shape.width / 40 + 0.3)
+    cost = shape.shared * shape.keys * ceil_to(shape.queries, tile) * (shape.width / 40 + 0.3) + 1000
     units = shape.batch * shape.heads // shape.shared
     kernel = kernel_address(Attention16Spec(level), "glue_attention16")
     return Step("attention", kernel, operands, units, cost, work)

@@ -11,7 +11,7 @@ from tersor.backends.numba.microkernels import LinearSpec, panel_work
 from tersor.backends.numba.native.values import Operand
 from tersor.backends.numba.rounding import RoundSpec, round_work
 from tersor.backends.numba.rowkernels import NormSpec
-from tersor.backends.numba.steps import Step, float_bits
+from tersor.backends.numba.steps import Step, float_bits, panel_cost
 
 _ROWS = 96  # of a unit: its floats take 24 KiB in groups of 64, and a panel is read once for all of them
 
@@ -56,7 +56,7 @@ def multiply_round_step(
     described = level_named(level)
     work = 4 * block * reader.group * (2 if gated else 1)
     work += max(round_work(described, reader.group), panel_work(described, layout))
-    cost = block * reader.group * (layout.padded * (2 if gated else 1) / 200 + 1.0)
+    cost = panel_cost(layout, reader.group * (2 if gated else 1), block) + block * reader.group
     shape = (layout.group, layout.groups, block)
     target = (*result, reader.group, reader.groups, reader.center)
     units = -(-rows // block) * reader.groups

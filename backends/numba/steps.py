@@ -30,6 +30,8 @@ _BLOCK_BYTES = 1 << 18  # rounded activations of a row block: they stay in the s
 _ROWS = 12  # row blocks are multiples of most tiles
 _ALONE = 12_000.0  # nanoseconds of work below which a step is not worth sharing
 _SHARE = 3_000.0  # and the least a chunk should hold
+_PRODUCTS = 200.0  # multiply-adds a nanosecond
+_READ = 12.0  # bytes of weights a nanosecond, from beyond the second-level cache
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ def quantise_step(
     return Step("quantise", kernel, operands, rows, 0.1 * layout.padded, 4 * layout.padded)
 
 
+def panel_cost(layout: Layout, panel: int, rows: int) -> float:
+    """About how many nanoseconds it takes to read `panel` rows of a matrix and multiply them with `rows` rows."""
+    return panel * layout.padded * (rows / _PRODUCTS + layout.width / 8 / _READ)
+
+
 def rounded_bytes(layout: Layout, rows: int) -> tuple[int, int]:
     """Sizes of q and records for `rows` rows."""
     return rows * layout.padded, rows * record_bytes(layout.groups)
@@ -89,7 +96,7 @@ def multiply_step(
     activate = activation_kernel(level, activation)
     target = (y, 4 * layout.rows, layout.rows, layout.group, layout.groups, activate, block)
     units = -(-rows // block) * -(-layout.rows // panel)
-    cost = block * panel * layout.padded / 200
+    cost = panel_cost(layout, panel, block)
     kernel = multiply_kernel(level, layout, looked_up)
     work = 4 * panel * block + panel_work(level_named(level), layout)
     return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, work)
