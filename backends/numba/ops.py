@@ -7,6 +7,7 @@ store that they were packed from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,11 +45,21 @@ def direct(x: Tensor) -> bool:
 
     Nobody is watching: an ordinary tensor on the CPU that needs no gradient, no mode, no transform, no tracing.
     """
+    return _ordinary(x) and _unwatched()
+
+
+def all_direct(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are `direct`."""
+    return all(map(_ordinary, tensors)) and _unwatched()
+
+
+def _ordinary(x: Tensor) -> bool:
+    return type(x) is Tensor and x.is_cpu and not (x.requires_grad and torch.is_grad_enabled())
+
+
+def _unwatched() -> bool:
     return (
-        type(x) is Tensor
-        and x.is_cpu
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and not torch._C._len_torch_dispatch_stack()
+        not torch._C._len_torch_dispatch_stack()
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.compiler.is_compiling()
     )

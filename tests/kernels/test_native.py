@@ -145,6 +145,7 @@ VIEWS = (
     (aten.transpose.int, 0, 1), (aten.transpose.int, -1, 0), (aten.permute.default, [2, 0, 1]),
     (aten.slice.Tensor, 1, 1, 9), (aten.slice.Tensor, 2, 0, -1), (aten.neg.default,), (aten.relu.default,),
     (aten.mul.Tensor, 1.5), (aten.pow.Tensor_Scalar, 2), (aten.unsqueeze.default, 1), (aten.reshape.default, [-1]),
+    (aten.squeeze.dim, 0), (aten.squeeze.dim, -1), (aten.squeeze.dims, [0, 2]), (aten.squeeze.default,),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tersor.backends.numba.layout import ceil_to
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.program import Context, Program
 from tersor.backends.numba.native.values import Derived, Value
-from tersor.backends.numba.ops import direct
+from tersor.backends.numba.ops import all_direct
 
 if TYPE_CHECKING:
     from tersor.backends.numba.native.decode import Decoder
@@ -90,9 +90,14 @@ def _uniform(x: Tensor) -> int | None:
     """0 or 1 if these integers are all that, else None."""
     if x.dtype.is_floating_point or x.dtype.is_complex or not x.numel():
         return None
-    values = x.numpy()  # a reduction of a small tensor takes torch several times as long
-    first = int(values.flat[0])
-    return first if first in (0, 1) and bool((values == first).all()) else None
+    values = (
+        x.numpy()
+    )  # reductions of a small tensor take torch and numpy several times as long as a comparison of bytes
+    first = int(values.item(0))
+    if first not in (0, 1):
+        return None
+    raw = values.tobytes()
+    return first if raw == raw[: values.itemsize] * values.size else None
 
 
 class NativeGraph(nn.Module):
@@ -113,7 +118,7 @@ class NativeGraph(nn.Module):
         self.train(lowered.training)
 
     def forward(self, *inputs: Tensor) -> Any:
-        if not all(direct(x) for x in inputs):
+        if not all_direct(inputs):
             return self.lowered(*inputs)
         program = self.program(*inputs)
         try:

@@ -44,11 +44,14 @@ class TorchCall:
 
 @dataclass(frozen=True)
 class Fresh:
-    """An output that the steps write into memory of its own."""
+    """An output that the steps write into memory of its own, like `form` in shape and type."""
 
     base: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+    form: Tensor
+
+    @staticmethod
+    def of(base: int, shape: tuple[int, ...], dtype: torch.dtype) -> Fresh:
+        return Fresh(base, torch.zeros((), dtype=dtype).expand(shape))
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Program:
         for base, tensor in zip(self.inputs, inputs, strict=True):
             put(base, tensor.contiguous())
         for fresh in self.fresh:
-            put(fresh.base, torch.empty(fresh.shape, dtype=fresh.dtype))
+            put(fresh.base, torch.empty_like(fresh.form, memory_format=torch.contiguous_format))
         for move in self.moves:
             addresses[move.base] = move.start + move.step * offset
         for check in self.checks:
@@ -185,7 +188,7 @@ class Program:
             if not isinstance(found, Value):
                 return found
             tensor = self._tensor(found, context, tensors)
-            return tensor.clone() if context.holds(tensor) else tensor
+            return tensor.clone() if found.buffer in self.places else tensor
 
         return output(self.outputs)
 

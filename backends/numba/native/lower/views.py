@@ -56,6 +56,15 @@ def _unsqueeze(_: Builder, __: Any, args: tuple[Any, ...], ___: Mapping[str, Any
     return replace(value, shape=tuple(shape), stride=tuple(stride))
 
 
+def _squeeze(_: Builder, __: Any, args: tuple[Any, ...], ___: Mapping[str, Any]) -> Any:
+    value, *given = args
+    rank = len(value.shape)
+    dims = range(rank) if not given else [given[0]] if isinstance(given[0], int) else given[0]
+    dropped = {dim % rank for dim in dims if value.shape[dim] == 1} if rank else set()
+    keep = [i for i in range(rank) if i not in dropped]
+    return replace(value, shape=tuple(value.shape[i] for i in keep), stride=tuple(value.stride[i] for i in keep))
+
+
 def _select(_: Builder, __: Any, args: tuple[Any, ...], ___: Mapping[str, Any]) -> Any:
     value, dim, index = args
     dim %= len(value.shape)
@@ -113,6 +122,9 @@ HANDLERS: Mapping[Any, Handler] = {
     aten.transpose.int: _transpose,
     aten.permute.default: _permute,
     aten.unsqueeze.default: _unsqueeze,
+    aten.squeeze.default: _squeeze,
+    aten.squeeze.dim: _squeeze,
+    aten.squeeze.dims: _squeeze,
     aten.select.int: _select,
     aten.slice.Tensor: _slice,
     aten.split_with_sizes.default: _split,
