@@ -235,7 +235,9 @@ def search(
 ) -> None:
     """Find a policy: the best artifact within the budgets, and the Pareto front."""
     from tersor.jobs import Search, seconds_of
-    from tersor.searching import budgets, summary
+    from tersor.render import print_lines
+    from tersor.searching import budgets
+    from tersor.summary import summary
 
     asked = budgets(size, latency, memory, minimize)
     limit = seconds_of(time)
@@ -243,13 +245,12 @@ def search(
         found = Search.read(model, policy, asked, data, columns, max_tokens, signal, out).run(
             out, backend, limit, shown, typed()
         )
+    if not json:
+        print_lines(summary(found, out))
     if found.missed is not None:
         raise found.missed
     if json:
         print_json({"out": str(out), **found.report.to_json()})
-        return
-    for line in summary(found):
-        typer.echo(line)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from tersor.bench import Bench
@@ -34,6 +35,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in rows:
         made.add_row(*[str(cell) for cell in row])
     return made
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines that begin with a name, in colours where the terminal has some; a line stays one line."""
+    out = console()
+    for line in lines:
+        text = Text(line)
+        text.highlight_regex(r"^\w+", "bold")
+        text.highlight_regex(r"\bMISS(ES|ED)\b.*", "red")
+        text.highlight_regex(r"\bwithin (size|latency|memory|metric)\b.*?(?=;|$)", "green")
+        out.print(text, soft_wrap=True)
 
 
 def _bytes(count: float) -> str:

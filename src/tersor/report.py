@@ -65,13 +65,14 @@ class Report:
             f"fidelity  {self.fidelity.to_text() if self.fidelity else 'not measured: there is no data'}",
         ]
         lines += [f"{b.name.split()[0]:9} {b.text}" for b in self.budgets if b.name != "size"]
-        lines += [f"computed  {line}" for line in self._coverage()]
+        lines += [f"computed  {line}" for line in self.coverage()]
         return lines + [f"note      {note}" for note in self.notes]
 
     def _basis(self) -> str:
         return f"{self.calibrated} calibration examples" if self.calibrated else "weights only, no data"
 
-    def _coverage(self) -> list[str]:
+    def coverage(self) -> list[str]:
+        """By which kernels the compressed modules compute."""
         if not self.placed:
             return ["no module holds a store: all of it by torch"]
         lines = []

@@ -283,18 +283,5 @@ def front_csv(points: Sequence[FrontPoint]) -> str:
     return out.getvalue()
 
 
-def summary(found: Found) -> list[str]:
-    """The search in about ten lines."""
-    report, plan = found.report, found.result.plan
-    lines = found.result.report.lines()
-    met = [p for p in report.front if p.met]
-    if met:
-        ends = ", ".join(f"{bytes_text(p.bytes)} {p.damage:.2g}" for p in (met[0], met[len(met) // 2], met[-1]))
-        lines.insert(3, f"front     {len(met)} plans from the same measurements, size and damage: {ends}")
-    spent = sum(report.seconds.values())
-    lines.append(f"searched  {len(plan.sites)} weights, {len(report.contenders)} artifacts measured, {spent:.0f} s")
-    return lines
-
-
 def _json(data: Any) -> bytes:
     return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()

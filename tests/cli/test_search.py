@@ -62,8 +62,16 @@ def test_it_writes_artifact_policy_front_and_report_and_the_policy_compiles_to_t
 def test_the_summary_is_about_ten_lines(run: Runner, tmp_path: Path) -> None:
     ran = run(*SEARCH, "--size", "30%", "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
-    assert 4 <= len(ran.out.splitlines()) <= 12
-    assert "plans from the same measurements" in ran.out
+    lines = [line.split(maxsplit=1) for line in ran.out.splitlines()]
+    assert [name for name, _ in lines] == [
+        "model", "size", "damage", "fidelity", "parts", "front", "computed", "searched", "report"
+    ]  # fmt: skip
+    said = dict(lines)
+    assert "budgets hold" in said["model"]
+    assert "within size <= " in said["size"]
+    assert "plans from the same measurements" in said["front"]
+    assert said["report"] == str(tmp_path / "out" / "report.html")
+    assert "\x1b" not in ran.out
 
 
 def test_a_budget_that_cannot_be_met_ends_with_3_and_keeps_the_best(run: Runner, tmp_path: Path) -> None:
@@ -72,6 +80,7 @@ def test_a_budget_that_cannot_be_met_ends_with_3_and_keeps_the_best(run: Runner,
     assert ran.code == 3
     assert "cannot be met: the least this policy allows is" in ran.err
     assert "raise the budget to" in ran.err
+    assert "a budget is MISSED" in ran.out
     tersor.load(out)
     shown = Document((out / "report.html").read_text(encoding="utf-8"))
     (told,) = [e for e in shown.elements if e.classes == ["warning"]]

@@ -71,7 +71,9 @@ def test_the_wheel_holds_every_file_of_the_four_packages(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     assert len(ours) > len(LAYERS)
     assert sorted(ours - held) == []
-    assert {"tersor/__init__.py", "tersor/py.typed"} <= held
+    page = {f"tersor/page/{path.name}" for path in (ROOT / "src" / "tersor" / "page").glob("*.*")}
+    assert {"tersor/__init__.py", "tersor/py.typed", "tersor/page/page.html", "tersor/page/page.css"} <= held
+    assert page <= held
     assert {name.split("/")[0] for name in held if not name.split("/")[0].endswith(".dist-info")} == {"tersor"}
 
 
