@@ -29,7 +29,7 @@ def accuracy_chart(compared: Sequence[Compared]) -> Chart | None:
                 continue
             told = f"artifact {c.number}, {c.name}: predicted {c.predicted_text}, measured {c.measured_text}"
             axes.plot(
-                [c.off], [names.index(c.name)], marker="D" if c.best else "o", markersize=10 if c.best else 7,
+                [c.off], [names.index(c.name)], marker="D" if c.best else "o", markersize=10 if c.best else 9,
                 markerfacecolor=SECOND if c.best else MAIN, markeredgecolor=PAPER, linestyle="none", clip_on=False,
                 gid=canvas.mark("compared", told), zorder=3,
             )  # fmt: skip

@@ -124,7 +124,7 @@ def _drawing(dots: Sequence[Dot], limits: Sequence[float], name: str, unit: str)
         powers = LogLocator(numticks=7).tick_values(min(positive), max(positive))
         axes.yaxis.set_major_locator(FixedLocator([zero, *(p for p in powers if zero * 2 < p <= max(positive) * 1.6)]))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y == zero else f"{y:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y == zero else f"{y:g}".replace("e-0", "e-")))
         axes.set_xlabel(name if canvas.width > 500 or name == "size" else "latency")
         axes.set_ylabel(f"damage, {unit}", color=MUTED)
 
