@@ -112,7 +112,7 @@ def _drawing(dots: Sequence[Dot], limits: Sequence[float], name: str, unit: str)
                 words, where, side = LABELS[dot.kind]
                 axes.annotate(
                     f"{words}\n{quantity(name, dot.x)}", (dot.x, max(dot.y, zero)), xytext=where, ha=side,
-                    textcoords="offset points", color=INK, fontsize=12, linespacing=1.3,
+                    textcoords="offset points", color=INK, fontsize=12, linespacing=1.3, zorder=2,
                 )  # fmt: skip
         axes.axhline(zero, color=GRID, linewidth=1)
         low, high = min(d.x for d in dots), max([*limits, *(d.x for d in dots)])
