@@ -36,7 +36,9 @@ class Step:
 def _word(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return percent(value) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return percent(value)
+    return f'"{value}"' if isinstance(value, str) and not value.isidentifier() else str(value)
 
 
 def percent(fraction: float) -> str:

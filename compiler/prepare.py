@@ -77,9 +77,7 @@ def check_data(resolution: Resolution, batches: Sequence[Batch] | None) -> None:
     wanting = {c.span: c.text for d in resolution.decisions for c in d.candidates if c.wants_form}
     if wanting:
         raise PolicyError(
-            Diagnostic(
-                "E204", f"`{text}` needs calibration data", span, help="give data, or choose `rounding = nearest`"
-            )
+            Diagnostic("E204", f"`{text}` needs calibration data", span, help="give data, or choose what needs none")
             for span, text in wanting.items()
         )
 

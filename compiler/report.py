@@ -13,7 +13,7 @@ from typing import Any
 
 from tersor.compiler.budget import Limit
 from tersor.compiler.plan import Plan
-from tersor.compiler.stores import Bitmask, Chain, Delta, Store
+from tersor.compiler.stores import Banked, Bitmask, Chain, Delta, Store
 
 
 @dataclass(frozen=True)
@@ -131,5 +131,5 @@ class SearchReport:
 def form_of(site: str, store: Store) -> SiteForm:
     """The form of a stored weight."""
     count = max(1, prod(store.shape))
-    sparsity = 1 - prod(store.values.shape) / count if isinstance(store, Bitmask | Delta) else None
+    sparsity = 1 - prod(store.values.shape) / count if isinstance(store, Bitmask | Delta | Banked) else None
     return SiteForm(site, store.bits() / count, sparsity, store.rank if isinstance(store, Chain) else None)

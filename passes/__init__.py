@@ -6,6 +6,8 @@ from typing import Any
 
 from tersor.compiler.method import Method
 from tersor.passes.decompose.svd import TruncatedSvd
+from tersor.passes.prune.bank import BankPruning
+from tersor.passes.prune.block import BlockPruning
 from tersor.passes.prune.magnitude import ClassBlind, ClassDistribution, ClassUniform, MagnitudePruning
 from tersor.passes.quantize.half import HalfPrecision
 from tersor.passes.quantize.int8 import Int8Quantisation
@@ -23,5 +25,7 @@ METHODS: tuple[Method[Any], ...] = (
     ClassBlind(),
     ClassUniform(),
     ClassDistribution(),
+    BlockPruning(),
+    BankPruning(),
     TruncatedSvd(),
 )

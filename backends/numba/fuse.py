@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import fx, nn
 
-from tersor.backends.numba.denselinear import DenseLinear
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.linear import QuantizedLinear
-from tersor.backends.numba.lookuplinear import LookupLinear
 from tersor.backends.numba.norm import AddLayerNorm
-from tersor.backends.numba.sparselinear import SparseLinear
 
 aten = torch.ops.aten
 
@@ -59,15 +56,20 @@ def _activation(module: fx.GraphModule, node: fx.Node) -> Activation | None:
     return "silu" if node.target is aten.silu.default else None
 
 
+@runtime_checkable
+class Activating(Protocol):
+    """A linear that can take an activation after it."""
+
+    activation: Activation
+
+    def with_activation(self, activation: Activation) -> nn.Module | None: ...
+
+
 def fuse_activations(module: fx.GraphModule, single: set[str]) -> None:
     """An activation that alone reads a linear becomes part of it. `single` are the paths that are called once."""
     for node in module.graph.find_nodes(op="call_module"):
         linear = _leaf(module, node)
-        if (
-            not isinstance(linear, QuantizedLinear | DenseLinear | SparseLinear | LookupLinear)
-            or len(node.users) != 1
-            or str(node.target) not in single
-        ):
+        if not isinstance(linear, Activating) or len(node.users) != 1 or str(node.target) not in single:
             continue
         (user,) = node.users
         activation = _activation(module, user)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tersor.compiler.errors import ArtifactError
 from tersor.compiler.stores.affine import Affine
+from tersor.compiler.stores.banked import Banked
 from tersor.compiler.stores.base import Json, Store, join
 from tersor.compiler.stores.chain import Chain
 from tersor.compiler.stores.codebook import Codebook
@@ -18,7 +19,7 @@ from tersor.compiler.stores.product import Product
 from tersor.compiler.stores.sparse import Bitmask, Delta, Positions
 
 STORES: dict[str, type[Store]] = {
-    store.kind: store for store in (Dense, Codes, Affine, Codebook, Bitmask, Positions, Delta, Chain, Product)
+    store.kind: store for store in (Dense, Codes, Affine, Codebook, Bitmask, Positions, Delta, Banked, Chain, Product)
 }
 
 MAX_DEPTH = 16
@@ -27,6 +28,7 @@ MAX_DEPTH = 16
 __all__ = [
     "STORES",
     "Affine",
+    "Banked",
     "Bitmask",
     "Chain",
     "Codebook",

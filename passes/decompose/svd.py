@@ -64,12 +64,15 @@ class TruncatedSvd(Method[Svd]):
         wide = tensor.shape[0] < tensor.shape[1]
         matrix = (tensor.T if wide else tensor).to(torch.float64)
         squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
-        roots = squares.flip(0).clamp_min(0).sqrt().sqrt()
+        squares = squares.clamp_min(0)
+        roots = squares.flip(0).sqrt().sqrt()
+        # What is below this is rounding of the Gram matrix: a component so small has no direction of its own.
+        least = (2.0**-52 * squares.max()).clamp_min(torch.finfo(torch.float64).tiny).sqrt().sqrt()
         vectors = vectors.flip(1)
         for point in points:
             rank = rank_of(point, tuple(tensor.shape))
             v, root = vectors[:, :rank], roots[:rank]
-            tall = (matrix @ v) / root.clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+            tall = (matrix @ v) / root.clamp_min(least)
             short = (v * root).T
             left, right = (short.T, tall.T) if wide else (tall, short)
             yield Chain(Dense(left.to(torch.float32).contiguous()), Dense(right.to(torch.float32).contiguous()))

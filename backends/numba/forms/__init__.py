@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tersor.backends.numba.forms.affine import AffineForm
+from tersor.backends.numba.forms.banked import BankedForm
 from tersor.backends.numba.forms.chain import ChainForm
 from tersor.backends.numba.forms.codebook import CodebookForm
 from tersor.backends.numba.forms.dense import DenseForm
@@ -22,6 +23,7 @@ def _table() -> Mapping[str, Form]:
         "product": ProductForm(),
         "bitmask": SparseForm(),
         "delta": SparseForm(),
+        "banked": BankedForm(),
     }
     forms["chain"] = ChainForm(forms)
     return forms

@@ -20,7 +20,7 @@ def _affine(store: Store) -> Affine:
     return store
 
 
-def _operands(store: Affine) -> tuple[Tensor, Tensor, Tensor, int, int]:
+def operands(store: Affine) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """codes, scale, zero, bits and group (0: the whole row) as the kernels want them."""
     scale = store.scale.dense().detach()
     center = float(1 << (store.bits_per_code - 1))
@@ -46,11 +46,11 @@ class AffineForm(Form):
         return None
 
     def linear(self, store: Store, bias: Tensor | None, target: Target) -> QuantizedLinear:
-        codes, scale, zero, bits, group = _operands(_affine(store))
+        codes, scale, zero, bits, group = operands(_affine(store))
         activation_group = fitting_group(target.activation_group, group)
         return QuantizedLinear.from_codes(
             codes, scale, zero, bits, bias, "none", activation_group, group, target.level.name
         )
 
     def embedding(self, store: Store, target: Target) -> GatheredEmbedding:
-        return GatheredEmbedding.of(*affine_table(*_operands(_affine(store))), target.level.name)
+        return GatheredEmbedding.of(*affine_table(*operands(_affine(store))), target.level.name)

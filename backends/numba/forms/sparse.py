@@ -55,6 +55,17 @@ def _codes(store: Store, values: Affine, bias: Tensor | None, target: Target) ->
     return QuantizedLinear.from_codes(codes, scale, torch.full_like(scale, zero), *options)  # type: ignore[arg-type]
 
 
+def masked_embedding(table: Tensor, mask: Tensor, target: Target) -> GatheredEmbedding:
+    """Rows of a table that is 0 outside of the mask, sparse where that takes less memory."""
+    rows, columns = table.shape
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
+    dense_bytes = table.numel() * narrowed(table).stored.element_size()
+    if columns > MOST_COLUMNS or 6 * int(starts[-1]) + 8 * rows >= dense_bytes:
+        return dense_embedding(table, target)
+    places = mask.nonzero()[:, 1].to(torch.int16)  # read as unsigned
+    return GatheredEmbedding.of("sparse", Table(rows, columns, (table[mask], places, starts)), target.level.name)
+
+
 class SparseForm(Form):
     """w = the kept values in their places, zero elsewhere.
 
@@ -79,11 +90,4 @@ class SparseForm(Form):
         return DenseLinear.from_weight(store.dense(), bias, "none", target.level.name)
 
     def embedding(self, store: Store, target: Target) -> GatheredEmbedding:
-        rows, columns = store.shape
-        table, mask = store.dense().detach(), kept_mask(store)
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
-        dense_bytes = table.numel() * narrowed(table).stored.element_size()
-        if columns > MOST_COLUMNS or 6 * int(starts[-1]) + 8 * rows >= dense_bytes:
-            return dense_embedding(table, target)
-        places = mask.nonzero()[:, 1].to(torch.int16)  # read as unsigned
-        return GatheredEmbedding.of("sparse", Table(rows, columns, (table[mask], places, starts)), target.level.name)
+        return masked_embedding(store.dense().detach(), kept_mask(store), target)

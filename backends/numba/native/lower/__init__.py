@@ -6,12 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.lower import attention, decoders, elementwise, forms, layers, recurrent, tables, views
+from tersor.backends.numba.native.lower import (
+    attention,
+    decoders,
+    elementwise,
+    forms,
+    layers,
+    recurrent,
+    structured,
+    tables,
+    views,
+)
 
 _LEAVES: Mapping[Any, Handler] = {
     **layers.HANDLERS,
     **forms.HANDLERS,
     **tables.HANDLERS,
+    **structured.HANDLERS,
     **attention.HANDLERS,
     **decoders.HANDLERS,
     **elementwise.HANDLERS,
