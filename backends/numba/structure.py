@@ -180,6 +180,6 @@ def unpack_structure(s: Structure, packed: Packed, exponent: int, name: str) -> 
         matrix = matrix * scale.repeat_interleave(s.per_group, 1).unsqueeze(-1)
     else:
         matrix = torch.ldexp(matrix, torch.tensor(exponent))
-    full = torch.zeros(outputs, max(int(columns.max()) + 1, s.columns))
+    full = torch.zeros(outputs, room * s.bank if s.bank else ceil_to(s.columns, s.width))
     full.scatter_add_(1, columns.flatten(1), matrix.flatten(1))
     return full[: s.rows, : s.columns]

@@ -31,7 +31,6 @@ from tersor.passes.quantize.uniform import quantise
 
 TOLERANCE = 1e-5  # about 200 float32 roundings of 2^-24 on sums of like magnitude
 BANKED = [level for level in RUNNABLE if level != "generic"]
-BLOCKS = ("16x4", "32x4", "16x1")
 
 
 def drawn(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -54,6 +53,12 @@ def coded(store: Banked, bits: int = 8, group: int = 0) -> Banked:
     """Symmetric codes with a scale for the row or for `group` of its kept values."""
     values = store.values.dense()
     return with_values(store, quantise(values, bits, group or values.shape[1], symmetric=True))
+
+
+def kinds(rows: int, columns: int) -> list[Banked]:
+    """A store for each kind of kernel."""
+    weight = drawn(rows, columns)
+    return [coded(blocks(weight)), coded(banks(weight)), blocks(weight)]
 
 
 def kernel(store: Banked, bias: Tensor | None = None, level: str | None = None) -> torch.nn.Module:
@@ -100,17 +105,20 @@ def test_codes_of_any_shape(
 @given(
     rows=st.integers(1, 150),
     columns=st.integers(1, 200),
-    block=st.sampled_from(BLOCKS),
+    form=st.sampled_from([("16x4", "float32"), ("32x4", "float16"), ("16x1", "bfloat16")]),
     tokens=st.sampled_from([0, 1, 2, 7, 8, 9, 16, 33]),
-    half=st.sampled_from(["float32", "float16", "bfloat16"]),
     level=st.sampled_from(WIDTHS),
     seed=st.integers(0, 1000),
 )
 def test_floats_of_any_shape(
-    rows: int, columns: int, block: str, tokens: int, half: str, level: str, seed: int
+    rows: int, columns: int, form: tuple[str, str], tokens: int, level: str, seed: int
 ) -> None:
     """Each sum of k products is off by at most k 2^-24 of the sum of their sizes, and a little for the bias."""
-    held = blocks(drawn(rows, columns, seed), block)
+    block, half = form
+    weight = drawn(rows, columns, seed)
+    if half == "bfloat16":
+        weight[0] *= 2.0**40  # beyond what float16 holds
+    held = blocks(weight, block)
     store = with_values(held, Dense.of(held.values.dense(), half))  # type: ignore[arg-type]
     bias, x = torch.randn(rows), torch.randn(tokens, columns)
     module = kernel(store, bias, level)
@@ -120,7 +128,7 @@ def test_floats_of_any_shape(
     off = (module(x) - (x.double() @ weight.T + bias)).abs()
     assert bool((off <= (columns + 8) * 2.0**-24 * (sizes + 10)).all())
     if isinstance(module, StructuredLinear):
-        assert str(module.weights.dtype) == f"torch.{half}"
+        assert module.weights.element_size() == (4 if half == "float32" else 2)
         assert torch.equal(module.dense(), store.dense())
 
 
@@ -185,11 +193,9 @@ def test_where_no_kernel_over_kept_weights_pays(level: str) -> None:
     assert made(with_values(held, affine(held.values.dense()))) is made(coded(held))
 
 
-@pytest.mark.parametrize(
-    "store", [coded(blocks(drawn(130, 100))), coded(banks(drawn(130, 100))), blocks(drawn(130, 100))]
-)
-@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
-@pytest.mark.parametrize("count", [1, 9, 33])
+@pytest.mark.parametrize("store", kinds(130, 100))
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("count", [1, 33])
 def test_activation_and_gradient(store: Banked, activation: str, count: int) -> None:
     bias, x = torch.randn(130), torch.randn(count, 100)
     linear = kernel(store, bias)
@@ -207,9 +213,7 @@ def test_activation_and_gradient(store: Banked, activation: str, count: int) -> 
     assert error(got, (outer @ weight).numpy()) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "store", [coded(blocks(drawn(700, 300))), coded(banks(drawn(700, 300))), blocks(drawn(700, 300))]
-)
+@pytest.mark.parametrize("store", kinds(700, 300))
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_change_nothing(store: Banked, threads: int) -> None:
     module = kernel(store)
@@ -247,7 +251,7 @@ def test_ranks_strides_and_types() -> None:
     assert module(x.to(torch.bfloat16)).dtype is torch.bfloat16
 
 
-@pytest.mark.parametrize("store", [coded(blocks(drawn(20, 96))), coded(banks(drawn(20, 96))), blocks(drawn(20, 96))])
+@pytest.mark.parametrize("store", kinds(20, 96))
 def test_operator_contract(store: Banked) -> None:
     module = kernel(store)
     assert isinstance(module, StructuredLinear)
