@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tersor.compiler.stores import Affine, Bitmask, Chain, Codebook, Codes, Delta, Dense, Positions, Store
+from tersor.compiler.stores import Affine, Banked, Bitmask, Chain, Codebook, Codes, Delta, Dense, Positions, Store
 from tersor.compiler.stores.sparse import gap_bits
+from tersor.passes.prune.bank import Bank, BankPruning
+from tersor.passes.prune.block import Block, BlockPruning
 from tersor.passes.quantize.product import product
 
 
@@ -55,6 +57,19 @@ def chain(weight: Tensor, inner: Callable[[Tensor], Store]) -> Chain:
     return Chain(inner(left.contiguous()), inner(right.contiguous()))
 
 
+def kept(store: Banked, inner: Callable[[Tensor], Store]) -> Banked:
+    """The same blocks or banks with their values in another form."""
+    return store.rebuilt({"places": store.places, "values": inner(store.values.dense())})
+
+
+def blocks(weight: Tensor, inner: Callable[[Tensor], Store], sparsity: float = 0.75) -> Banked:
+    return kept(BlockPruning().pack(weight, Block(sparsity=sparsity)), inner)
+
+
+def banks(weight: Tensor, inner: Callable[[Tensor], Store]) -> Banked:
+    return kept(BankPruning().pack(weight, Bank()), inner)
+
+
 STORES: dict[str, Callable[[Tensor], Store]] = {
     "dense": Dense,
     "half": lambda w: Dense.of(w, "float16"),
@@ -72,6 +87,12 @@ STORES: dict[str, Callable[[Tensor], Store]] = {
     "sparse affine": lambda w: sparse(w, 0.3, affine, "delta"),
     "sparse symmetric": lambda w: sparse(w, 0.3, lambda v: affine(v, 5, zero=False)),
     "sparse half": lambda w: sparse(w, 0.2, lambda v: Dense.of(v, "float16")),
+    "blocks": lambda w: blocks(w, Dense),
+    "blocks symmetric": lambda w: blocks(w, lambda v: affine(v, zero=False)),
+    "dense blocks": lambda w: blocks(w, affine, 0.2),
+    "banks": lambda w: banks(w, Dense),
+    "banks symmetric": lambda w: banks(w, lambda v: affine(v, 5, zero=False)),
+    "banks codebook": lambda w: banks(w, lambda v: codebook(v, 4)),
     "chain": lambda w: chain(w, Dense),
     "chain affine": lambda w: chain(w, affine),
     "chain codebook": lambda w: chain(w, lambda f: codebook(f, 5)),

@@ -19,7 +19,7 @@ from tersor.backends.numba.linear import QuantizedLinear
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
 from tersor.compiler.stores import Codebook, Codes, Dense, Store
 
-EXACT = {"dense", "half", "bf16", "bitmask", "delta", "sparse half", "chain", "chain sparse"}
+EXACT = {"blocks", "banks", "dense", "half", "bf16", "bitmask", "delta", "sparse half", "chain", "chain sparse"}
 """Stores that are computed in floating point: no rounding but that of float32 sums."""
 
 
