@@ -6,6 +6,7 @@ import importlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, Generic
 
 import torch
@@ -51,7 +52,6 @@ class CompiledModule(nn.Module, Generic[Flat]):
         super().__init__()
         self.graph_module = graph_module
         self.signature = signature
-        self._types = {kind: _output_type(kind) for kind in _kinds(signature.output) if ":" in kind}
         self._defaults = [(i.name, *i.default.split(":", 1)) for i in signature.inputs if i.default]
         self._ranks = [(i.name, i.rank) for i in signature.inputs]
         self.train(graph_module.training)
@@ -66,6 +66,11 @@ class CompiledModule(nn.Module, Generic[Flat]):
         if as_tuple and isinstance(self.signature.output, Group) and self.signature.output.kind in self._types:
             return tuple(output.values())
         return output
+
+    @cached_property
+    def _types(self) -> dict[str, type[Any]]:
+        """Found by the first call: importing transformers takes seconds."""
+        return {kind: _output_type(kind) for kind in _kinds(self.signature.output) if ":" in kind}
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         if len(args) > len(self.signature.parameters):

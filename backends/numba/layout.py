@@ -173,11 +173,10 @@ def pack_codes(codes: Tensor, layout: Layout, level: Level) -> Tensor:
     panels = -(-layout.rows // level.panel)
     full = codes.new_zeros(panels * level.panel, layout.padded)
     full[: layout.rows, : layout.columns] = codes
-    split = full.view(panels, level.strips, level.lanes, layout.padded // (4 * per), per, 4)
-    split = split.permute(4, 0, 3, 1, 2, 5)
-    packed = torch.zeros_like(split[0], memory_format=torch.contiguous_format)
-    for position in range(per):
-        packed |= split[position] << (layout.width * position)
+    quads = full.view(torch.int32).view(panels, level.panel, layout.padded // (4 * per), per)  # are moved as one
+    packed = quads[..., 0].transpose(1, 2).contiguous().view(torch.uint8)
+    for position in range(1, per):
+        packed |= quads[..., position].transpose(1, 2).contiguous().view(torch.uint8) << (layout.width * position)
     return packed.reshape(-1)
 
 

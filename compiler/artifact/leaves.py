@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, CompressedRecurrent
@@ -62,6 +63,11 @@ def opaque_leaves(module: fx.GraphModule) -> dict[str, nn.Module]:
     return {path: leaf for path, leaf in called.items() if describe(leaf)["type"] == OPAQUE}
 
 
+def _embedding(d: Mapping[str, Any]) -> nn.Module:
+    """With its weight given: a random one is made in Python where it is on the meta device, by importing a compiler."""
+    return nn.Embedding(d["rows"], d["width"], padding_idx=d["padding"], _weight=torch.empty(d["rows"], d["width"]))
+
+
 def _layer_norm(d: Mapping[str, Any]) -> nn.Module:
     has_weight, has_bias = d["affine"]
     return nn.LayerNorm(d["shape"], eps=d["eps"], elementwise_affine=has_weight, bias=has_bias)
@@ -84,7 +90,7 @@ def _recurrent(d: Mapping[str, Any]) -> nn.Module:
 
 BUILD: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "linear": lambda d: nn.Linear(d["in"], d["out"], bias=d["bias"]),
-    "embedding": lambda d: nn.Embedding(d["rows"], d["width"], padding_idx=d["padding"]),
+    "embedding": _embedding,
     "layer_norm": _layer_norm,
     "dropout": lambda d: nn.Dropout(d["p"]),
     "attention": lambda d: Attention(d["p"], d["is_causal"], d["scale"], d["enable_gqa"]),

@@ -22,13 +22,14 @@ if not (_HERE / "compiler").is_dir():
     __path__.append(str(_HERE.parents[1]))
 
 if TYPE_CHECKING:
-    from tersor.api import compile, load, plan, sites
+    from tersor.api import compile, plan, sites
     from tersor.catalogue import methods
     from tersor.compiler.diagnostics import PolicyError
     from tersor.compiler.errors import ArtifactError, BudgetError, CaptureError, RequestError, TersorError
     from tersor.compiler.plan import Plan
     from tersor.compiler.site import Site
     from tersor.generation import generate
+    from tersor.loading import load
     from tersor.policies import Policy
     from tersor.report import Report
     from tersor.result import Result
@@ -58,7 +59,7 @@ __all__ = [
 
 # Found on first use: importing torch takes seconds, and `tersor --help` needs none of it.
 _WHERE = {
-    **dict.fromkeys(("compile", "load", "plan", "sites"), "tersor.api"),
+    **dict.fromkeys(("compile", "plan", "sites"), "tersor.api"),
     **dict.fromkeys(
         ("ArtifactError", "BudgetError", "CaptureError", "RequestError", "TersorError"), "tersor.compiler.errors"
     ),
@@ -68,6 +69,7 @@ _WHERE = {
     "Report": "tersor.report",
     "Result": "tersor.result",
     "generate": "tersor.generation",
+    "load": "tersor.loading",
     "Found": "tersor.searching",
     "search": "tersor.searching",
     "Site": "tersor.compiler.site",

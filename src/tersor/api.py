@@ -1,4 +1,4 @@
-"""`tersor.compile`, `plan`, `load` and `sites`."""
+"""`tersor.compile`, `plan` and `sites`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from tersor.backend import BackendName
 from tersor.batches import Batch, plain_batches, split
 from tersor.compiler import pipeline
 from tersor.compiler import policy as model_policy
-from tersor.compiler.artifact.load import load as load_artifact
-from tersor.compiler.callable import CompiledModule
 from tersor.compiler.errors import CompilerBug, RequestError
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.signal import SIGNALS, SignalName
@@ -83,22 +81,6 @@ def plan(
     calibration = None if data is None else split(plain_batches(data))[0]
     program = captured(model, example, opaque=opaque, roles=roles, share=True)
     return planned(program, rules, calibration, signal, progress).plan
-
-
-@torch.inference_mode(False)
-def load(
-    folder: str | Path, backend: BackendName = "auto", *, opaque: Mapping[str, nn.Module] | None = None
-) -> nn.Module:
-    """The model of an artifact in eval mode, called as the original was.
-
-    `eager` is plain torch and trainable, `numba` the CPU kernels; `auto` takes kernels where there are any. `opaque`
-    are modules, by path, for leaves that were kept as they are: the artifact has their arrays, not their code. Raises
-    ArtifactError for a folder that is none, or damaged.
-    """
-    backends.check_backend(backend)
-    loaded = load_artifact(Path(folder), opaque or {})
-    graph, _ = backends.apply(loaded.module, backend)
-    return CompiledModule(graph, loaded.signature).eval()
 
 
 @torch.inference_mode(False)

@@ -52,7 +52,7 @@ def main() -> None:
     folder, threads, backend = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     import torch
 
-    from tersor.api import load
+    from tersor.loading import load
 
     if backend != "eager":
         import tersor.backends.numba.backend  # noqa: F401 - a library like torch: its own memory is not the model's

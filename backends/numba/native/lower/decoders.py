@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from tersor.backends.numba.decodermodules import RootNorm, Rotary
@@ -33,9 +34,7 @@ def _rotary(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     x, cos, sin = (b.value(v) for v in args)
     if any(v.dtype is not torch.float32 for v in (x, cos, sin)) or len(x.shape) != 4 or x.shape[3] != 2 * half:
         return NotImplemented
-    if any(
-        tuple(torch.broadcast_shapes(v.shape, x.shape)) != x.shape or v.shape[-1] != x.shape[-1] for v in (cos, sin)
-    ):
+    if any(tuple(np.broadcast_shapes(v.shape, x.shape)) != x.shape or v.shape[-1] != x.shape[-1] for v in (cos, sin)):
         return NotImplemented
     x, cos, sin = (broadcast(_adjacent(b, v), x.shape) for v in (x, cos, sin))
     y = b.new(x.shape)

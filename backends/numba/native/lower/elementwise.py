@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ def _binary(function: Binary, b: Builder, _: Any, args: tuple[Any, ...], kwargs:
     x, y = (b.value(torch.tensor(float(v))) if isinstance(v, int | float) else b.value(v) for v in args)
     if x.dtype is not torch.float32 or y.dtype is not torch.float32:
         return NotImplemented
-    shape = tuple(torch.broadcast_shapes(x.shape, y.shape))
+    shape = tuple(np.broadcast_shapes(x.shape, y.shape))
     z = b.new(shape)
     step = binary_step(b.level, function, broadcast(x, shape), broadcast(y, shape), z)
     if step is None:
