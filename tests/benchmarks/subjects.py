@@ -16,6 +16,7 @@ from tests.benchmarks.contender import Array, Subject
 from tests.benchmarks.g2p_model import LETTERS, PHONEMES, LettersToSounds
 
 CALIBRATED, JUDGED = 300, 200  # sentences
+FEW = 16  # sentences for a large encoder whose weights are random
 RANDOM = 8  # inputs of a random-weight model
 
 
@@ -31,7 +32,7 @@ def bert() -> Subject:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    return _encoder("BERT-base size", BertModel(BertConfig()), ((1, 128),))
+    return _encoder("BERT-base size", BertModel(BertConfig()), ((1, 128),), FEW, FEW)
 
 
 def lstm() -> Subject:
@@ -68,9 +69,11 @@ def _random(
     return Subject(name, module.eval(), inputs, inputs, sized, (shape,), np.asarray)
 
 
-def _encoder(name: str, module: Any, shapes: tuple[tuple[int, int], ...]) -> Subject:
+def _encoder(
+    name: str, module: Any, shapes: tuple[tuple[int, int], ...], calibrated: int = CALIBRATED, judged: int = JUDGED
+) -> Subject:
     config = module.config
-    texts = _sentences("train", CALIBRATED), _sentences("dev", JUDGED)
+    texts = _sentences("train", calibrated), _sentences("dev", judged)
     sized = partial(_ids, config.vocab_size)
     heads, hidden = config.num_attention_heads, config.hidden_size
     return Subject(name, module.eval(), *texts, sized, shapes, lambda y: y.mean(1), heads, hidden)

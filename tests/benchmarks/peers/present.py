@@ -15,6 +15,8 @@ PEERS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino", "nncf"),
 }
+EXTRAS = {"llama_cpp": "tersor[llama]"}
+"""What runs only whole decoders of its own, and where it comes from; it is built from source, which takes long."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Present:
 
     def __str__(self) -> str:
         lines = ["peers: " + ", ".join(f"{name} {v}" for name, v in self.versions.items())]
-        lines += [f"ABSENT, NOT COMPARED: {name} (pip install 'tersor[peers]')" for name in self.absent]
+        lines += [
+            f"ABSENT, NOT COMPARED: {name} (pip install '{EXTRAS.get(name, 'tersor[peers]')}')" for name in self.absent
+        ]
         return "\n".join(lines)
 
 
@@ -39,4 +43,9 @@ def present() -> Present:
         if not missing:
             modules.append(import_module(f"tests.benchmarks.peers.{name}"))
             versions.update({package: version(package) for package in needs})
+    for package in EXTRAS:
+        if find_spec(package) is None:
+            absent.append(package)
+        else:
+            versions[package] = str(import_module(package).__version__)
     return Present(tuple(modules), versions, tuple(absent))
