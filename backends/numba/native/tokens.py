@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from tersor.backends.numba.gather import GatheredEmbedding
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.lower import decoders, elementwise, forms, layers, views
 from tersor.backends.numba.native.values import Derived, Value, contiguous
@@ -25,6 +26,7 @@ aten = torch.ops.aten
 
 _MODULES = (
     nn.Linear, nn.Embedding, nn.LayerNorm, nn.GELU, nn.Dropout, nn.Identity, CompressedLinear, CompressedEmbedding,
+    GatheredEmbedding,
 )  # fmt: skip
 _POINTWISE: Mapping[Any, Any] = {
     **layers.HANDLERS, **forms.HANDLERS, **decoders.HANDLERS, **elementwise.HANDLERS,
