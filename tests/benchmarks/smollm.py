@@ -32,7 +32,7 @@ _WHOLE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight"
 
 
 WINDOW = 512  # tokens of a window that is judged
-CALIBRATION = (64, 128)  # windows from the other end of the text, and their tokens
+CALIBRATION = (16, 64)  # windows from the other end of the text, and their tokens
 
 
 def find_gguf() -> Path | None:
@@ -113,7 +113,7 @@ def text() -> Tensor:
 def calibration() -> Iterator[dict[str, Tensor]]:
     """The last windows of the text: `perplexity` reads from the start, and not as far."""
     count, tokens = CALIBRATION
-    for ids in text()[-count * tokens :].view(-1, 4, tokens):
+    for ids in text()[-count * tokens :].view(-1, 2, tokens):
         yield arguments(ids)
 
 
