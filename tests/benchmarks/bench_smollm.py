@@ -3,9 +3,9 @@
     python -m tests.benchmarks.bench_smollm [--policy examples/smollm.tersor] [--folder FOLDER] [--tokens 8192]
 
 Perplexity is on the first `--tokens` tokens of WikiText-2 validation, in windows of 512 that do not overlap; the model
-is calibrated on the last 1,024. Before: transformers in float32 with its own cache of keys and values. After:
-the artifact, loaded from disk onto the CPU kernels. Both take in 64 tokens and then generate greedily, in turns within
-one process. `--folder` keeps the artifact: another run measures it again and compiles nothing.
+is calibrated on the last 1,024. Before: transformers in float32 with its own cache of keys and values. After: the
+artifact, loaded from disk onto the CPU kernels. Both take in 64 tokens and then generate greedily, in turns within one
+process. `--folder` keeps the artifact: another run measures it again and compiles nothing.
 
 The weights in the package were rounded to 16 levels in blocks of 32 before, so they are easier to round than others.
 """

@@ -18,6 +18,7 @@ from tests.benchmarks.contender import Array, FirstOutput, Linear, Model, Subjec
 
 INT8_COMPUTE = 4  # MatMulNBits with activations of 8 bits, the fastest level
 OPSET = 21
+FUSED = "com.microsoft"  # where the operators of the optimizer are defined
 
 
 def linears(weight: Array, x: Array, threads: int) -> Iterator[tuple[str, Linear]]:
@@ -56,6 +57,8 @@ def prepare(subject: Subject, folder: Path) -> None:
         if not fused.get_fused_operator_statistics()["Attention"]:
             raise RuntimeError("onnxruntime's optimizer found no attention to fuse: the comparison would flatter us")
         model = fused.model
+        if not any(held.domain == FUSED for held in model.opset_import):  # without it shapes are not inferred
+            model.opset_import.append(helper.make_opsetid(FUSED, 1))
     onnx.save(model, folder / "float.onnx")
     quantize_dynamic(
         folder / "float.onnx", folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8,
