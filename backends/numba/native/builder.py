@@ -254,7 +254,7 @@ class Builder:
             operands += [self._place(operand, places) for operand in step.operands]
         cells: Array = np.array(table + operands, dtype=np.int64)
         template, bases = np.ascontiguousarray(cells[:, 0]), np.ascontiguousarray(cells[:, 1])
-        return NativeRun(template, bases, len(steps), max(step.work for step in steps))
+        return NativeRun(template, bases, tuple(step.name for step in steps), max(step.work for step in steps))
 
     def _place(self, operand: Operand, places: Mapping[int, int]) -> tuple[int, int]:
         """(number, base) of an operand."""

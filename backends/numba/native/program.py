@@ -21,12 +21,16 @@ Array = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class NativeRun:
-    """`count` steps: their table, then their operands, as integers relative to the bases named in `bases`."""
+    """Steps called `names`: their table, then their operands, as integers relative to the bases named in `bases`."""
 
     template: Array
     bases: Array
-    count: int
+    names: tuple[str, ...]
     work: int
+
+    @property
+    def count(self) -> int:
+        return len(self.names)
 
 
 @dataclass(frozen=True)
