@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from tersor.compiler.allocate import Infeasible
 from tersor.compiler.diagnostics import Diagnostic, PolicyError
@@ -60,6 +61,13 @@ class Limit:
     def rule(self) -> str:
         """`size <= 12.00 MB`"""
         return f"{self.name} {'>=' if self.floor else '<='} {self.text(self.limit)}"
+
+
+def sought(policy: Policy) -> Limit | None:
+    """The metric that is to be as large as it can be, as a floor that anything meets; None where there is none."""
+    if policy.objective.quantity != "metric":
+        return None
+    return Limit("metric", -inf, Budget("metric", -inf, metric=policy.objective.metric, span=policy.objective.span))
 
 
 def original_bytes(program: Program) -> int:

@@ -11,7 +11,6 @@ CODES: dict[str, str] = {
     "E204": "a method that needs calibration data where there is none",
     # against the budget
     "E301": "a budget that cannot be met",
-    "E302": "a budget or an objective that this version cannot carry out",
     "E303": "a recovery that this version cannot carry out",
     "E304": "a budget on inputs that the model does not take",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from tersor.compiler.errors import TersorError
 
@@ -86,6 +86,15 @@ class PolicyError(TersorError):
         self.diagnostics = tuple(diagnostics)
         self.exit_code = exit_code
         super().__init__("\n\n".join(d.render() for d in self.diagnostics))
+
+
+class BudgetError(PolicyError):
+    """No plan holds every budget; the message says what comes nearest. `result` is the best that was found, as
+    `tersor.compile` gives it back; None where nothing was carried out."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], result: Any = None) -> None:
+        super().__init__(diagnostics, exit_code=3)
+        self.result = result
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -15,12 +15,6 @@ class RequestError(TersorError):
     exit_code = 2
 
 
-class BudgetError(TersorError):
-    """The budget cannot be met; the message says what the nearest possible one is."""
-
-    exit_code = 3
-
-
 class CaptureError(TersorError):
     """The model cannot be captured as a graph; the message says why and what to try."""
 

@@ -3,7 +3,8 @@
 Size needs no loop, its bytes are exact. Time and memory are predicted as the sum over the choices corrected by what
 the artifacts so far took (`forecast`). A floor under the user's metric cannot be predicted: where it is missed, the
 choice with the most damage is rolled back first, and then the damage that a plan may do is narrowed down between a
-plan that held the floor and one that did not.
+plan that held the floor and one that did not. Where a metric is to be as large as it can be, plans that weigh the
+damage of the model's parts otherwise are measured in turn (`tilt`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.price import Choice
 from tersor.compiler.pipeline import Planned, Unsolved, solve
 from tersor.compiler.prepare import Prepared
+from tersor.compiler.tilt import Tilt
 
 MAX_ROUNDS = 12
 AGAIN = 3
@@ -32,7 +34,7 @@ PENALTY = 4.0
 """How much worse than measured the damage of a choice is taken to be once a plan with it missed the floor."""
 NARROW = 1.15
 """A floor is found to within this factor of damage."""
-DAMAGE = "damage"
+DAMAGE, METRIC = "damage", "metric"
 
 
 class Judge(Protocol):
@@ -54,8 +56,10 @@ class Contender:
 
     def goal(self, minimize: str) -> float:
         plan = self.planned.plan
-        if minimize == "damage":
+        if minimize == DAMAGE:
             return self.measured.get(DAMAGE, plan.damage)
+        if minimize.startswith(METRIC):
+            return -self.measured[minimize]
         return float(plan.bytes) if minimize == "size" else self.planned.allocation.total(minimize)
 
 
@@ -105,6 +109,8 @@ class Loop:
         self.held: float | None = None  # the most damage that is known to hold the floors
         self.missed: float | None = None  # the least that is known to miss one
         self.contenders: list[Contender] = []
+        self.tilt = Tilt(prepared.program.sites) if minimize.startswith(METRIC) else None
+        self.goal = DAMAGE if self.tilt else minimize
 
     def _summed(self) -> list[Limit]:
         """The limits on what adds up over the choices and is not exact already."""
@@ -128,10 +134,15 @@ class Loop:
             mark = _mark(found)
             seen[mark] = seen.get(mark, 0) + 1
             if seen[mark] > 1 and (seen[mark] > AGAIN or not self._disturbed(found)):
+                if self.tilt is not None and self.tilt.learn(None):
+                    continue
                 break
             contender = self.measure(found, again=seen[mark] > 1)
             longest = max(longest, time.monotonic() - began)
-            if not self.correct(contender):
+            going = self.correct(contender)
+            if self.tilt is not None and contender.over == 0:
+                going = self.tilt.learn(-contender.goal(self.minimize))
+            if not going:
                 break
         if self.progress:
             self.progress("planning and measuring", rounds, rounds)
@@ -140,7 +151,7 @@ class Loop:
 
     def plan(self) -> Planned | Unsolved:
         """The best plan as far as is known now."""
-        return solve(self.prepared, self.room(), self.minimize, self.choices())
+        return solve(self.prepared, self.room(), self.goal, self.choices())
 
     def nearest(self, why: Infeasible) -> Planned:
         """The plan that comes nearest to a limit that cannot be met, within the others where there is one."""
@@ -166,7 +177,9 @@ class Loop:
 
     def choices(self) -> Mapping[str, Sequence[Choice]]:
         """The measured choices, with the damage of those that missed a floor raised."""
-        measured = self.prepared.measured.choices
+        measured: Mapping[str, Sequence[Choice]] = self.prepared.measured.choices
+        if self.tilt is not None:
+            measured = self.tilt.choices(measured)
         if not self.penalised:
             return measured
         return {
@@ -222,12 +235,12 @@ class Loop:
         damage = contender.planned.allocation.damage
         if all(limit.met(contender.measured[limit.name]) for limit in floors):
             self.held = max(damage, self.held or 0.0)
-            if self.missed is None or self.minimize == DAMAGE or self.missed <= NARROW * self.held:
+            if self.missed is None or self.goal == DAMAGE or self.missed <= NARROW * self.held:
                 return False
             self.cap = sqrt(self.held * self.missed)
             return True
         worst = max(contender.planned.allocation.chosen.values(), key=lambda c: c.damage)
-        if self.minimize == DAMAGE:
+        if self.goal == DAMAGE:
             self.penalised[worst.site] = min(worst.damage, self.penalised.get(worst.site, worst.damage))
             return True
         first = self.missed is None

@@ -12,8 +12,8 @@ from tersor.compiler.account import plan_of
 from tersor.compiler.allocate import Allocation, Infeasible, allocate
 from tersor.compiler.artifact.image import Image, image, size_of
 from tersor.compiler.budget import infeasible, limits_of, original_bytes
-from tersor.compiler.diagnostics import PolicyError
-from tersor.compiler.errors import RequestError
+from tersor.compiler.diagnostics import BudgetError
+from tersor.compiler.errors import CompilerBug, RequestError
 from tersor.compiler.measure.collect import Batch, Progress
 from tersor.compiler.measure.price import Choice
 from tersor.compiler.measure.signal import SignalName
@@ -72,9 +72,15 @@ def planned(prepared: Prepared) -> Planned:
     limits = [limit for limit in limits_of(prepared.policy, prepared.program) if limit.key == "size"]
     found = solve(prepared, {limit.key: limit.limit for limit in limits}, prepared.policy.objective.quantity)
     if isinstance(found, Unsolved):
-        raise PolicyError(
-            [infeasible(prepared.program, found.why, limits, lambda limit, value: found.smallest)], exit_code=3
-        )
+        raise BudgetError([infeasible(prepared.program, found.why, limits, lambda limit, value: found.smallest)])
+    return found
+
+
+def smallest(prepared: Prepared) -> Planned:
+    """The plan with the fewest bytes."""
+    found = solve(prepared, {}, "size")
+    if isinstance(found, Unsolved):
+        raise CompilerBug("without limits there is no plan")
     return found
 
 

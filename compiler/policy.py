@@ -39,10 +39,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is made small (`maximize` only for the user's metric) once every budget holds."""
+    """What is made small (`maximize` only for the user's metric) once every budget holds; `metric` names its function,
+    None where it is given in Python."""
 
     quantity: Literal["damage", "size", "latency", "metric"] = "damage"
     direction: Literal["minimize", "maximize"] = "minimize"
+    metric: str | None = None
     span: Span | None = _span()
 
 

@@ -69,11 +69,11 @@ def _is_share(limit: syntax.Number) -> bool:
     return limit.unit is not None and limit.unit.text == "%"
 
 
-def _metric(budget: syntax.Budget, problems: Problems) -> str | None:
+def _metric(budget: syntax.Budget | syntax.Objective, problems: Problems) -> str | None:
     if budget.metric is None:
         return None
     if budget.quantity.text != "metric":
-        problems.add("E124", f"a budget on `{budget.quantity.text}` names no function", budget.metric.span)
+        problems.add("E124", f"what is asked of `{budget.quantity.text}` names no function", budget.metric.span)
     elif not METRIC.fullmatch(budget.metric.text):
         help = 'such as `"evaluation.retrieval:recall"`'
         problems.add("E124", "a metric is named `package.module:function`", budget.metric.span, help=help)
@@ -141,5 +141,6 @@ def check_objective(objective: syntax.Objective, problems: Problems) -> Objectiv
         other = "maximize" if direction == "minimize" else "minimize"
         problems.add("E122", f"`{name}` can only be {other}d", objective.span, help=f"write `{other} {name}`")
     else:
-        return Objective(OBJECTIVES[name], "maximize" if name == "metric" else "minimize", objective.span)
+        metric = _metric(objective, problems)
+        return Objective(OBJECTIVES[name], "maximize" if name == "metric" else "minimize", metric, objective.span)
     return None

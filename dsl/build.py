@@ -56,7 +56,9 @@ class Build(Transformer_NonRecursive[Token, Any]):
         return self._word(parts[0]), self._number(parts[1])
 
     def objective(self, meta: Meta, parts: Parts) -> syntax.Objective:
-        return syntax.Objective(self._word(parts[0]), self._word(parts[1]), self._span(meta))
+        direction, quantity, metric = parts
+        named = None if metric is None else self._text(metric)
+        return syntax.Objective(self._word(direction), self._word(quantity), named, self._span(meta))
 
     def let(self, meta: Meta, parts: Parts) -> syntax.Let:
         return syntax.Let(self._word(parts[0]), parts[1], self._span(meta))

@@ -160,6 +160,7 @@ class Budget:
 class Objective:
     direction: Word
     quantity: Word
+    metric: Text | None
     span: Span
 
 

@@ -14,6 +14,7 @@ from tersor.compiler.policy import (
     InPath,
     Named,
     Not,
+    Objective,
     OfKind,
     OfRole,
     One,
@@ -49,7 +50,7 @@ def write_policy(policy: Policy) -> str:
         defined.add(name)
     for rule in policy.rules:
         _check_names(rule.selector, defined)
-    head = [*map(_budget, policy.budgets), f"{policy.objective.direction} {policy.objective.quantity}"]
+    head = [*map(_budget, policy.budgets), _objective(policy.objective)]
     recover = [] if policy.recover is None else [_recover(policy.recover)]
     sections = (head, lets, [_rule(r) for r in policy.rules], recover)
     return format_policy("\n\n".join("\n".join(lines) for lines in sections if lines))
@@ -85,6 +86,11 @@ def _lexes_as(text: str, kinds: Iterable[str]) -> bool:
     """Whether a bare text is one token of one of these kinds."""
     tokens = list(GRAMMAR.lex(text))
     return len(tokens) == 1 and tokens[0] == text and tokens[0].type in kinds
+
+
+def _objective(objective: Objective) -> str:
+    metric = "" if objective.metric is None else f" {_quoted(objective.metric)}"
+    return f"{objective.direction} {objective.quantity}{metric}"
 
 
 def _budget(budget: Budget) -> str:

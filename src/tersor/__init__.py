@@ -24,8 +24,8 @@ if not (_HERE / "compiler").is_dir():
 if TYPE_CHECKING:
     from tersor.api import compile, plan, sites
     from tersor.catalogue import methods
-    from tersor.compiler.diagnostics import PolicyError
-    from tersor.compiler.errors import ArtifactError, BudgetError, CaptureError, RequestError, TersorError
+    from tersor.compiler.diagnostics import BudgetError, PolicyError
+    from tersor.compiler.errors import ArtifactError, CaptureError, RequestError, TersorError
     from tersor.compiler.plan import Plan
     from tersor.compiler.site import Site
     from tersor.generation import generate
@@ -60,10 +60,8 @@ __all__ = [
 # Found on first use: importing torch takes seconds, and `tersor --help` needs none of it.
 _WHERE = {
     **dict.fromkeys(("compile", "plan", "sites"), "tersor.api"),
-    **dict.fromkeys(
-        ("ArtifactError", "BudgetError", "CaptureError", "RequestError", "TersorError"), "tersor.compiler.errors"
-    ),
-    "PolicyError": "tersor.compiler.diagnostics",
+    **dict.fromkeys(("ArtifactError", "CaptureError", "RequestError", "TersorError"), "tersor.compiler.errors"),
+    **dict.fromkeys(("BudgetError", "PolicyError"), "tersor.compiler.diagnostics"),
     "Plan": "tersor.compiler.plan",
     "Policy": "tersor.policies",
     "Report": "tersor.report",

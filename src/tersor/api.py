@@ -15,6 +15,7 @@ from tersor.backend import BackendName
 from tersor.batches import Batch, plain_batches, split
 from tersor.compiler import pipeline
 from tersor.compiler import policy as model_policy
+from tersor.compiler.diagnostics import BudgetError
 from tersor.compiler.errors import CompilerBug, RequestError
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.signal import SIGNALS, SignalName
@@ -22,6 +23,7 @@ from tersor.compiler.pipeline import Planned
 from tersor.compiler.plan import Foreseen, Plan
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
+from tersor.compiler.units import bytes_text
 from tersor.finish import Finish, data_errors
 from tersor.optimise import Settings, optimiser, shortfall, summed
 from tersor.original import captured
@@ -52,7 +54,8 @@ def compile(
     roles by path glob; `metric` is the function of a budget on `metric` that names none: it takes the module and
     returns a number, larger is better. `progress(stage, done, total)` is called now and then.
 
-    Raises PolicyError, RequestError, CaptureError; PolicyError with exit code 3 for a budget that cannot be met.
+    Raises PolicyError, RequestError, CaptureError; BudgetError, which has the best result found, for a budget that
+    cannot be met.
     """
     rules = as_policy(policy)
     check_names(signal, backend)
@@ -133,16 +136,24 @@ def build(
     """The result of a captured program: plan, rewrite, lower, measure, and so on until every budget holds.
 
     `keep` is called with every result that is the best so far (without the fingerprint, which says that nothing more
-    is to be done). PolicyError with exit code 3 where a budget is missed in the end.
+    is to be done). BudgetError with the best result where a budget is missed in the end.
     """
     finish = Finish(program, policy, calibration, held_out, settings)
     with data_errors(program, calibration or ()):
         asked = optimiser(program, policy, calibration, settings)
         if not summed(policy):
-            return finish(pipeline.planned(asked.prepared), fingerprint=fingerprint)
+            try:
+                return finish(pipeline.planned(asked.prepared), fingerprint=fingerprint)
+            except BudgetError as impossible:
+                nearest = finish(pipeline.smallest(asked.prepared))
+                keep(nearest)
+                note = "the smallest artifact is kept: " + bytes_text(nearest.plan.bytes)
+                told = [replace(d, notes=(*d.notes, note)) for d in impossible.diagnostics]
+                raise BudgetError(told, nearest) from None
         settled = asked.loop(lambda contender: keep(finish(contender.planned, asked.limits, contender))).run()
         problem = shortfall(asked, settled)
-        if problem is not None:
-            raise problem
         best = settled.best
-        return finish(best.planned, asked.limits, best, fingerprint=fingerprint)
+        result = finish(best.planned, asked.limits, best, fingerprint="" if problem else fingerprint)
+        if problem is not None:
+            raise BudgetError(problem.diagnostics, result)
+        return result

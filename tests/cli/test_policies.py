@@ -53,10 +53,10 @@ def test_check_as_json(run, tmp_path: Path) -> None:
 
 def test_what_only_a_later_version_does_is_a_warning(run, tmp_path: Path) -> None:
     path = tmp_path / "later.tersor"
-    path.write_text("budget memory <= 50%\nfor linear choose half()\n")
+    path.write_text("for linear choose half()\nrecover {\n  steps 10\n}\n")
     ran = run("check", path)
     assert ran.code == 0
-    assert f"{path}:1:1: warning[E302]" in ran.err
+    assert f"{path}:2:1: warning[E303]" in ran.err
     assert run("plan", "tiny_models:model", "--policy", path).code == 2
 
 

@@ -98,7 +98,6 @@ def test_a_budget_that_cannot_be_met_ends_with_3_and_keeps_the_best(run: Runner,
         (("--latency", "8"), "the budget on `latency` needs a unit"),
         (("--time", "soon"), "--time soon: write a number of seconds, minutes or hours"),
         (("--minimize", "speed"), "there is no objective `speed`"),
-        (("--memory", "50%"), "as a share of the original's is not available"),
     ],
 )
 def test_a_wrong_argument_is_told_with_its_name(

@@ -147,7 +147,15 @@ budgets = st.fixed_dictionaries(
         ),
     },
 ).map(lambda found: tuple(found.values()))
-objectives = st.sampled_from([Objective(), Objective("size"), Objective("latency"), Objective("metric", "maximize")])
+objectives = st.sampled_from(
+    [
+        Objective(),
+        Objective("size"),
+        Objective("latency"),
+        Objective("metric", "maximize"),
+        Objective("metric", "maximize", "a.b:c"),
+    ]
+)
 recoveries = st.builds(
     Recover,
     st.none() | texts,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.optimise.models import batches, tiny
+from tests.optimise.models import batches, closeness, tiny
 from torch import nn
 
 import tersor
@@ -139,6 +139,32 @@ def test_a_metric_that_fails_is_told_with_its_place(tmp_path: Path) -> None:
         tersor.compile(model, policy, example, batches(), metric=broken)
     with pytest.raises(RequestError, match="returned nan"):
         tersor.compile(model, policy, example, batches(), metric=lambda module: float("nan"))
+    with pytest.raises(RequestError, match="names no function"):
+        tersor.compile(model, policy, example, batches())
+
+
+def test_a_missed_budget_carries_the_best_there_is() -> None:
+    model, example = tiny()
+    rules = "for linear or embedding choose uniform(bits = {2, 8}, group = row)\n"
+    for budget, name in (("size <= 1 kB", "size"), ("latency <= 1 ns at tokens = 8", "latency")):
+        policy = tersor.Policy.parse(f"budget {budget}\n{rules}")
+        with pytest.raises(tersor.BudgetError, match=f"{name}.* cannot be met") as missed:
+            tersor.compile(model, policy, example, batches(), backend="eager")
+        assert missed.value.exit_code == 3
+        smallest = tersor.plan(model, tersor.Policy.parse(f"minimize size\n{rules}"), example, batches())
+        assert missed.value.result.plan.bytes == smallest.bytes
+        missed.value.result.module(**example)
+
+
+def test_memory_may_be_a_share_of_the_originals_and_a_metric_the_objective() -> None:
+    model, example = tiny()
+    rules = "for linear or embedding choose uniform(bits = {2, 4, 8}, group = row)\n"
+    policy = tersor.Policy.parse(f"budget memory <= 400%\nbudget size <= 20 kB\nmaximize metric\n{rules}")
+    result = tersor.compile(model, policy, example, batches(), metric=closeness, backend="eager")
+    memory = next(b for b in result.report.budgets if b.name.startswith("memory"))
+    assert memory.met
+    assert memory.limit > 100_000
+    assert f"metric comes to {closeness(result.module):.6g}, the most of what was tried" in result.report.notes
     with pytest.raises(RequestError, match="names no function"):
         tersor.compile(model, policy, example, batches())
 

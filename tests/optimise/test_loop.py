@@ -127,6 +127,25 @@ def worst(chosen: Mapping[str, Choice]) -> Choice:
     return max(chosen.values(), key=lambda c: c.damage)
 
 
+def test_a_metric_to_be_maximised_is_the_best_of_what_was_tried_and_better_than_the_first(measured: Prepared) -> None:
+    """The metric minds one part alone, which the damage does not know."""
+    prepared, limits = asked(measured, "budget size <= 16 kB\nmaximize metric\n")
+    seen: list[float] = []
+
+    def metric(chosen: Mapping[str, Choice]) -> float:
+        return -chosen["up.weight"].error
+
+    def judge(found: Planned, again: bool = False) -> dict[str, float]:
+        seen.append(metric(found.allocation.chosen))
+        return {"metric": seen[-1], limits[0].name: float(found.plan.bytes)}
+
+    kept: list[Contender] = []
+    settled = Loop(prepared, limits, "metric", judge, kept.append).run()
+    assert settled.best.measured["metric"] == max(seen) > seen[0]
+    assert settled.best.planned.plan.bytes <= 16_000
+    assert kept[-1] is settled.best
+
+
 def test_what_cannot_be_met_ends_with_the_nearest_and_says_why(measured: Prepared) -> None:
     prepared, limits = asked(measured, f"budget latency <= 31 us {SHAPE}\n")
     kept: list[Contender] = []
