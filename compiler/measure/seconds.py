@@ -33,7 +33,8 @@ ROWS = {"linear": 8192, "embedding": 4096}
 """Rows of a template: a longer matrix is timed by its part, a lookup does not depend on how many rows there are."""
 
 RING_BYTES, RING = 8 * 2**20, 8
-"""A model's weights do not stay in the nearest cache from call to call: copies of a leaf are called in turn."""
+"""Copies of a leaf, on inputs of their own, are timed as one program: weights do not stay in the nearest cache from
+call to call of a model, and the way into a compiled program is paid once for all its leaves."""
 
 SECONDS = 0.05
 """How long one leaf is timed."""
@@ -41,10 +42,11 @@ SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Emitted:
-    """A leaf on its own as the backend computes it, with its first `rows` rows: the whole leaf takes `times` as long,
-    and `bytes`. `described` is the layout: leaves with the same take the same time."""
+    """Some copies of a leaf as the backend computes them, with its first `rows` rows: the whole leaf takes `times` as
+    long as one, and `bytes`. `described` is the layout: leaves with the same take the same time."""
 
     module: nn.Module
+    copies: int
     described: str
     rows: int
     looked_up: bool
@@ -121,15 +123,18 @@ class Clock:
         cut = None if len(sites) > 1 else rows
         stores = {site.name: self._store(site, candidate, cut) for site in sites}
         names = {site.name: name for site in sites for at, name in slots(self.program.module, site) if at == path}
-        alone = one_leaf(_cut(leaf, rows))
-        install(alone, {"leaf": {attribute: name for name, attribute in names.items()}}, stores)
-        module = self.engine.emit(alone.eval())
+        size = sum(a.nbytes for store in stores.values() for a in store.arrays().values())
+        copies = max(1, min(RING, RING_BYTES // max(1, size)))
+        ring = ring_of(_cut(leaf, rows), copies)
+        held = {f"leaf{i}": {attribute: f"{i}:{name}" for name, attribute in names.items()} for i in range(copies)}
+        install(ring, held, {f"{i}:{name}": _apart(store) for name, store in stores.items() for i in range(copies)})
+        module = self.engine.emit(ring.eval())
         tensors = [*module.named_parameters(), *module.named_buffers()]
-        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for _, t in tensors}
+        sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for _, t in tensors}
         described = "\n".join([repr(module), *(f"{name} {t.dtype} {list(t.shape)}" for name, t in tensors)])
         looked_up = isinstance(leaf, nn.Embedding)
         times = 1.0 if looked_up else whole
-        return Emitted(module, described, rows, looked_up, times, sum(held.values()) * whole)
+        return Emitted(module, copies, described, rows, looked_up, times, sum(sizes.values()) / copies * whole)
 
     def _store(self, site: Site, candidate: Candidate | None, rows: int | None) -> Store:
         weight = parameter_of(self.program.module, site)[:rows]
@@ -141,33 +146,36 @@ class Clock:
         keys = ["\n".join((self.engine.version, e.described, call.form, f"threads = {threads}")) for e in leaves]
         missing = {k: e for k, e in zip(keys, leaves, strict=True) if self.timings.get(k) is None}
         if missing:
-            rings = [_ring(leaf) for leaf in missing.values()]
-            runs = [_turns(ring, leaf, call.given) for ring, leaf in zip(rings, missing.values(), strict=True)]
+            runs = [_run(leaf, call.given) for leaf in missing.values()]
             with using_threads(threads):
                 times = typical(runs, threads, SECONDS)
-            for key, ring, seconds in zip(missing, rings, times, strict=True):
-                self.timings.put(key, seconds / len(ring))
+            for (key, leaf), seconds in zip(missing.items(), times, strict=True):
+                self.timings.put(key, seconds / leaf.copies)
         return [(self.timings.get(k) or 0.0) * e.times for k, e in zip(keys, leaves, strict=True)]
 
 
-def _ring(leaf: Emitted) -> list[nn.Module]:
-    copies = max(1, min(RING, int(RING_BYTES / max(1.0, leaf.bytes))))
-    return [leaf.module, *(copy.deepcopy(leaf.module) for _ in range(copies - 1))]
+def _apart(store: Store) -> Store:
+    """The same store over arrays of its own."""
+    return store.bound({name: array.detach().clone() for name, array in store.arrays().items()})
 
 
-def _turns(ring: Sequence[nn.Module], leaf: Emitted, given: Tensor) -> Callable[[], object]:
+def _run(leaf: Emitted, given: Tensor) -> Callable[[], object]:
+    """One call of all copies."""
     own = given % leaf.rows if leaf.looked_up else given
-    return lambda: [module(own) for module in ring]
+    inputs = [own.clone() for _ in range(leaf.copies)]
+    return lambda: leaf.module(*inputs)
 
 
-def one_leaf(leaf: nn.Module) -> fx.GraphModule:
-    """A graph that calls one leaf, `leaf`, and returns its output (the first of several)."""
+def ring_of(leaf: nn.Module, copies: int) -> fx.GraphModule:
+    """A graph that calls `leaf0`, `leaf1`, ... on inputs of their own and returns their outputs (the first of
+    several)."""
     graph = fx.Graph()
-    called = graph.call_module("leaf", (graph.placeholder("given"),))
+    inputs = [graph.placeholder(f"given{i}") for i in range(copies)]
+    outputs = [graph.call_module(f"leaf{i}", (given,)) for i, given in enumerate(inputs)]
     if isinstance(leaf, nn.RNNBase):
-        called = graph.call_function(operator.getitem, (called, 0))
-    graph.output((called,))
-    return fx.GraphModule({"leaf": leaf}, graph)
+        outputs = [graph.call_function(operator.getitem, (output, 0)) for output in outputs]
+    graph.output(tuple(outputs))
+    return fx.GraphModule({f"leaf{i}": leaf for i in range(copies)}, graph)
 
 
 def _cut(leaf: nn.Module, rows: int) -> nn.Module:
