@@ -105,6 +105,7 @@ class Loop:
         self.forecasts = {limit.key: Forecast() for limit in self._summed()}
         self.misses: dict[str, int] = {}
         self.penalised: dict[str, float] = {}
+        self.ceilings: dict[str, float] = {}
         self.cap: float | None = None
         self.held: float | None = None  # the most damage that is known to hold the floors
         self.missed: float | None = None  # the least that is known to miss one
@@ -134,7 +135,7 @@ class Loop:
             mark = _mark(found)
             seen[mark] = seen.get(mark, 0) + 1
             if seen[mark] > 1 and (seen[mark] > AGAIN or not self._disturbed(found)):
-                if self.tilt is not None and self.tilt.learn(None):
+                if (self.tilt is not None and self.tilt.learn(None)) or self.narrow():
                     continue
                 break
             contender = self.measure(found, again=seen[mark] > 1)
@@ -171,9 +172,25 @@ class Loop:
             aim = limit.limit * (1 - MARGIN * self.misses.get(limit.name, 0))
             value = limit.limit if limit.key == "size" else self.forecasts[limit.key].costs(aim)
             found[limit.key] = min(value, found.get(limit.key, value))
+        found |= self.ceilings
         if self.cap is not None:
             found[DAMAGE] = self.cap
         return found
+
+    def narrow(self) -> bool:
+        """Where an artifact holds a budget and one with more costs missed it, maybe on a busy machine: aim half way
+        between them. Whether there is a way left between."""
+        for limit in self._summed():
+            costs = [(c, c.planned.allocation.total(limit.key)) for c in self.contenders]
+            low = max((cost for c, cost in costs if c.over == 0), default=None)
+            missed = [cost for c, cost in costs if limit.over(c.measured[limit.name]) > 0]
+            if low is None or not (above := [cost for cost in missed if cost > low]):
+                continue
+            aim = (low + min(above)) / 2
+            if aim > low * (1 + MARGIN) and aim != self.ceilings.get(limit.key):
+                self.ceilings[limit.key] = aim
+                return True
+        return False
 
     def choices(self) -> Mapping[str, Sequence[Choice]]:
         """The measured choices, with the damage of those that missed a floor raised."""

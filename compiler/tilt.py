@@ -13,7 +13,8 @@ from dataclasses import replace
 from tersor.compiler.measure.price import Choice
 from tersor.compiler.site import Site
 
-FACTOR = 3.0
+FACTOR = 8.0
+"""About what a bit and a half change."""
 
 
 def part_of(site: Site) -> str:

@@ -73,7 +73,8 @@ def _metric(budget: syntax.Budget | syntax.Objective, problems: Problems) -> str
     if budget.metric is None:
         return None
     if budget.quantity.text != "metric":
-        problems.add("E124", f"what is asked of `{budget.quantity.text}` names no function", budget.metric.span)
+        what = "a budget on" if isinstance(budget, syntax.Budget) else "the objective"
+        problems.add("E124", f"{what} `{budget.quantity.text}` names no function", budget.metric.span)
     elif not METRIC.fullmatch(budget.metric.text):
         help = 'such as `"evaluation.retrieval:recall"`'
         problems.add("E124", "a metric is named `package.module:function`", budget.metric.span, help=help)

@@ -151,8 +151,9 @@ def test_a_missed_budget_carries_the_best_there_is() -> None:
         with pytest.raises(tersor.BudgetError, match=f"{name}.* cannot be met") as missed:
             tersor.compile(model, policy, example, batches(), backend="eager")
         assert missed.value.exit_code == 3
-        smallest = tersor.plan(model, tersor.Policy.parse(f"minimize size\n{rules}"), example, batches())
-        assert missed.value.result.plan.bytes == smallest.bytes
+        if name == "size":
+            smallest = tersor.plan(model, tersor.Policy.parse(f"minimize size\n{rules}"), example, batches())
+            assert missed.value.result.plan.bytes == smallest.bytes
         missed.value.result.module(**example)
 
 
