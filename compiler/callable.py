@@ -52,6 +52,8 @@ class CompiledModule(nn.Module, Generic[Flat]):
         super().__init__()
         self.graph_module = graph_module
         self.signature = signature
+        for kind in self._classes():
+            _check_origin(kind)
         self._defaults = [(i.name, *i.default.split(":", 1)) for i in signature.inputs if i.default]
         self._ranks = [(i.name, i.rank) for i in signature.inputs]
         self.train(graph_module.training)
@@ -70,7 +72,11 @@ class CompiledModule(nn.Module, Generic[Flat]):
     @cached_property
     def _types(self) -> dict[str, type[Any]]:
         """Found by the first call: importing transformers takes seconds."""
-        return {kind: _output_type(kind) for kind in _kinds(self.signature.output) if ":" in kind}
+        return {kind: _output_type(kind) for kind in self._classes()}
+
+    def _classes(self) -> list[str]:
+        """The output classes, `module:Class`."""
+        return sorted(kind for kind in _kinds(self.signature.output) if ":" in kind)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         if len(args) > len(self.signature.parameters):
@@ -116,11 +122,15 @@ def _kinds(output: Output) -> set[str]:
     return {output.kind}.union(*(_kinds(item) for item in output.items))
 
 
+def _check_origin(kind: str) -> None:
+    """Nothing but transformers is ever imported for an output."""
+    if kind.split(":")[0].split(".")[0] != "transformers":
+        raise RequestError(f"output class {kind!r} does not come from transformers")
+
+
 def _output_type(kind: str) -> type[Any]:
     """The class `module:Class`, only ever a transformers ModelOutput; `Outputs` where that is not installed."""
     module, name = kind.split(":", 1)
-    if module != "transformers" and not module.startswith("transformers."):
-        raise RequestError(f"output class {kind!r} does not come from transformers")
     try:
         base = importlib.import_module("transformers.utils").ModelOutput
         found = getattr(importlib.import_module(module), name)

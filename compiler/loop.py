@@ -130,11 +130,13 @@ class Loop:
                 self.progress("planning and measuring", number, rounds)
             found = self.plan()
             why = found.why if isinstance(found, Unsolved) else None
+            # Before a budget is given up, what speaks against it is measured again: it may have been disturbed.
+            doubtful = why is not None and why.quantity in self.forecasts
             if isinstance(found, Unsolved):
                 found = self.nearest(found.why)  # what it takes teaches most about whether nothing fits
             mark = _mark(found)
             seen[mark] = seen.get(mark, 0) + 1
-            if seen[mark] > 1 and (seen[mark] > AGAIN or not self._disturbed(found)):
+            if seen[mark] > 1 and (seen[mark] > AGAIN or not (doubtful or self._disturbed(found))):
                 if (self.tilt is not None and self.tilt.learn(None)) or self.narrow():
                     continue
                 break

@@ -14,7 +14,7 @@ from tersor.backends.numba.features import detect
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
-from tersor.compiler.measure.seconds import one_leaf
+from tersor.compiler.measure.seconds import ring_of
 
 POLICY = "for linear or embedding or recurrent choose int8()"
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
@@ -25,7 +25,7 @@ def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     inputs = torch.from_numpy(x)
     for bits, group in FORMS:
         leaf = quantised(torch.from_numpy(weight), bits, group)
-        graph = NativeGraph(one_leaf(leaf).eval(), HANDLERS, detect().name)
+        graph = NativeGraph(ring_of(leaf, 1).eval(), HANDLERS, detect().name)
         size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
         label = f"tersor {bits} bits, {f'groups of {group}' if group else 'row'}"
         yield label, Linear(bits, size, lambda graph=graph: graph(inputs)[0].numpy())

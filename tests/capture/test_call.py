@@ -169,11 +169,18 @@ def test_a_signature_survives_json(signature):
 
 @pytest.mark.parametrize("name", ["hand_gpt"])
 def test_only_transformers_output_classes_are_ever_imported(captured, name):
-    _, _, program = captured(name)
-    for kind in ("os:system", "transformers.utils:logging", "transformersevil:X"):
+    _, example, program = captured(name)
+
+    def ending_in(kind: str) -> CompiledModule:
         signature = Signature(program.signature.inputs, Group(kind, (TensorAt(0),), ("logits",)))
+        return CompiledModule(program.module, signature)
+
+    for kind in ("os:system", "transformersevil:X", "transformersevil.utils:X"):
         with pytest.raises(RequestError, match="transformers"):
-            CompiledModule(program.module, signature)
+            ending_in(kind)
+    module = ending_in("transformers.utils:logging")  # imported by the first call only
+    with pytest.raises(RequestError, match="not a transformers output class"):
+        module(**example)
 
 
 def test_without_transformers_outputs_are_still_named():
