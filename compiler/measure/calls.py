@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from tersor.compiler.measure.clock import Shape, using_threads
+from tersor.compiler.measure.clock import Shape
 from tersor.compiler.program import Program
+from tersor.compiler.threads import using_threads
 
 TIMED = ("linear", "embedding", "recurrent")
 
@@ -42,7 +44,7 @@ def leaf_calls(program: Program, shape: Shape) -> Mapping[str, tuple[Called, ...
 
     handles = [program.module.get_submodule(path).register_forward_pre_hook(seen(path)) for path in paths]
     try:
-        with using_threads(shape.threads):
+        with using_threads(shape.threads), torch.no_grad():
             program.callable().eval()(**shape.inputs(program))
     finally:
         for handle in handles:

@@ -8,8 +8,7 @@ processor and does not grow while something else has it; with several it is the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
@@ -19,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from tersor.compiler.equality import resized
 from tersor.compiler.program import Program
+from tersor.compiler.threads import using_threads
 
 STRETCHES, LEAST = 5, 3
 TRIES, AGREE = 5, 0.02
@@ -99,22 +99,10 @@ def _timed(run: Callable[[], object], now: Callable[[], float]) -> float:
     return now() - start
 
 
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Torch on `count` threads, without gradients."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def whole(module: Callable[..., object], inputs: Mapping[str, Tensor], threads: int, seconds: float = 1.0) -> float:
     """Seconds of one call of a whole model; on a machine that is busy, of its quietest time in a few more tries."""
     best = float("inf")
-    with using_threads(threads):
+    with using_threads(threads), torch.no_grad():
         for _ in range(TRIES):
             before, best = best, min(best, typical([lambda: module(**inputs)], threads, seconds)[0])
             if before - best <= AGREE * best:

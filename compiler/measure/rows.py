@@ -9,6 +9,7 @@ the digits of an exponent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -21,6 +22,7 @@ from tersor.compiler.measure.size import described_bytes, of_rows
 from tersor.compiler.method import Refusal
 from tersor.compiler.site import Site
 from tersor.compiler.stores import Store
+from tersor.compiler.threads import using_threads
 
 WEIGHTS = 2**18
 """Weights of a matrix that are taken together."""
@@ -72,7 +74,9 @@ def price_rows(site: Site, weight: Tensor, candidates: Sequence[Candidate], dama
             errors.add(rows, changes)
             yield at, changes
 
-    scores = damage.score_blocks(site, blocks()) if taken else []
+    # A sample is too small to share: a second thread costs more than it does.
+    with using_threads(1) if damage.sampled else nullcontext():
+        scores = damage.score_blocks(site, blocks()) if taken else []
     priced = iter(
         Price(size, error, score) if isfinite(error) else NOT_FINITE
         for size, error, score in zip(sizes, errors.relative(), scores, strict=True)

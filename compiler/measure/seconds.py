@@ -12,12 +12,13 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, fx, nn
 
 from tersor.compiler.candidate import Candidate, pack
 from tersor.compiler.install import install
 from tersor.compiler.measure.calls import TIMED, Called, leaf_calls
-from tersor.compiler.measure.clock import Engine, Shape, Timings, typical, using_threads
+from tersor.compiler.measure.clock import Engine, Shape, Timings, typical
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.price import Choice, Measurements
 from tersor.compiler.method import Refusal
@@ -25,6 +26,7 @@ from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 from tersor.compiler.slots import parameter_of, slots
 from tersor.compiler.stores import Dense, Store
+from tersor.compiler.threads import using_threads
 
 MEMORY = "memory"
 """The quantity of the resident bytes; that of the seconds at a shape is the shape's text."""
@@ -147,7 +149,7 @@ class Clock:
         missing = {k: e for k, e in zip(keys, leaves, strict=True) if self.timings.get(k) is None}
         if missing:
             runs = [_run(leaf, call.given) for leaf in missing.values()]
-            with using_threads(threads):
+            with using_threads(threads), torch.no_grad():
                 times = typical(runs, threads, SECONDS)
             for (key, leaf), seconds in zip(missing.items(), times, strict=True):
                 self.timings.put(key, seconds / leaf.copies)

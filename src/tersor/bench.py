@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from tersor.compiler.callable import CompiledModule
 from tersor.compiler.equality import resized
 from tersor.compiler.errors import RequestError
 from tersor.compiler.signature import Limit
+from tersor.compiler.threads import using_threads
 from tersor.data import MAX_TOKENS, read_data
 from tersor.fidelity import Fidelity, fidelity
 from tersor.interleave import interleaved
@@ -163,14 +163,3 @@ def _timings(
             found = interleaved({name: partial(m, **inputs) for name, m in contenders.items()}, seconds=SECONDS)
         for name, times in found.items():
             yield Timing(name, batch, count, threads, min(times), median(times), len(times))
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Torch on `count` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
