@@ -97,6 +97,38 @@ def counted(
     return index, state
 
 
+def in_chains(
+    e: Emitter,
+    first: Value,
+    stop: Value,
+    chains: int,
+    carried: list[Value],
+    product: Callable[[Value, list[Value], int, int], None],
+) -> list[Value]:
+    """Products of the blocks first..stop: `product(block, sums, chain, offset)` adds that of block + offset to the sums
+    of a chain. Chains do not wait for each other; what is left over goes to the first."""
+
+    def several(block: Value, sums: list[Value]) -> list[Value]:
+        for chain in range(chains):
+            product(block, sums, chain, chain)
+        return sums
+
+    def one(block: Value, sums: list[Value]) -> list[Value]:
+        product(block, sums, 0, 0)
+        return sums
+
+    at, carried = counted(e, first, stop, chains, carried, several)
+    return counted(e, at, stop, 1, carried, one)[1] if chains > 1 else carried
+
+
+def folded(sums: list[Value], count: int, add: Callable[[Value, Value], Value]) -> list[Value]:
+    """The sums of all chains added up, `count` of them a chain."""
+    total = sums[:count]
+    for i in range(count, len(sums)):
+        total[i % count] = add(total[i % count], sums[i])
+    return total
+
+
 class _Blocks:
     """Emits a row of blocks times tokens; see `make_blocks`."""
 
@@ -171,25 +203,12 @@ class _Blocks:
             starts = [e.load_ints(e.at(self.start, here, v * self.vector)) for v in range(self.strips)]
             carried = [starts[v] for _, v in keys] + [e.int_vector(0)] * (len(keys) * (chains - 1))
 
-            def several(b: Value, sums: list[Value]) -> list[Value]:
-                for chain in range(chains):
-                    product(b, sums, chain, chain)
-                return sums
-
-            def one(b: Value, sums: list[Value]) -> list[Value]:
-                product(b, sums, 0, 0)
-                return sums
-
-            stop = e.b.add(first, self.blocks)
-            at, carried = counted(e, first, stop, chains, carried, several)
-            if chains > 1:
-                _, carried = counted(e, at, stop, 1, carried, one)
-            for i in range(len(keys), len(carried)):
-                carried[i % len(keys)] = e.b.add(carried[i % len(keys)], carried[i])
+            sums = in_chains(e, first, e.b.add(first, self.blocks), chains, carried, product)
+            sums = folded(sums, len(keys), e.b.add)
             scales = [e.load_floats(e.at(self.scale, here, v * self.vector)) for v in range(self.strips)]
             return [
                 e.fma(e.to_float(value), scales[v], total)
-                for (_, v), value, total in zip(keys, carried[: len(keys)], totals, strict=True)
+                for (_, v), value, total in zip(keys, sums, totals, strict=True)
             ]
 
         return e.loop(self.groups, [e.float_vector(0.0)] * len(keys), group)
@@ -213,22 +232,8 @@ class _Blocks:
                             at = (chain * columns + c % columns) * len(keys) + i
                             sums[at] = e.fma(loaded, values[m], sums[at])
 
-        def several(b: Value, sums: list[Value]) -> list[Value]:
-            for chain in range(chains):
-                product(b, sums, chain, chain)
-            return sums
-
-        def one(b: Value, sums: list[Value]) -> list[Value]:
-            product(b, sums, 0, 0)
-            return sums
-
         carried = [e.float_vector(0.0)] * (len(keys) * chains * columns)
-        at, carried = counted(e, I64(0), self.blocks, chains, carried, several)
-        if chains > 1:
-            _, carried = counted(e, at, self.blocks, 1, carried, one)
-        for i in range(len(keys), len(carried)):
-            carried[i % len(keys)] = e.b.fadd(carried[i % len(keys)], carried[i])
-        return carried[: len(keys)]
+        return folded(in_chains(e, I64(0), self.blocks, chains, carried, product), len(keys), e.b.fadd)
 
     def block(self, x: Value, block: Value, offset: int) -> tuple[Value, Value]:
         """Where the inputs and the weights of a block are."""
