@@ -8,8 +8,8 @@ resident bytes); any of them can be limited and any can be the goal. A column c 
 hang together (a method that looks at all tensors of its rule, the width of a layer and the bits of every matrix it
 touches) are one column over several sites, so anything that must be decided together needs no other solver. Ties go
 to fewer bytes, less time and fewer steps, which enter the goal with a weight too small to buy anything else, to within
-the gap the solver stops at. The solver is given the columns that a best solution may take: reduced costs of the
-relaxation rule the others out, which matters where many sites are alike.
+the gap the solver stops at. The solver is given only the columns that a best solution may take, which matters where
+many sites are alike.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.measure.price import Choice
+from tersor.compiler.narrow import needed
 
 TIE_BREAK = 1e-6
 GAP = 1e-5
-TOLERANCE = 1e-6  # of the solver, in a relaxation
 SECONDS, OUT_OF_TIME = 60, 1
 SCALE, ROWS = 1e4, 1e2
 """What the largest coefficient of the goal and of a constraint is scaled to: the solver's tolerances are absolute."""
@@ -215,7 +214,7 @@ class _Problem:
         weight = TIE_BREAK * float(np.min(goal[goal > 0], initial=scale)) / scale
         price = (goal / scale + weight * self.ties) * SCALE
         with _silent():
-            core = self._core(price, rows, room)
+            core = needed(price, rows, room, self.cover)
             result = milp(
                 price[core],
                 constraints=[
@@ -235,35 +234,6 @@ class _Problem:
         slack = weight * float(self.ties.max()) * len(self.rows)  # the most that breaking ties adds to the goal
         bound = result.mip_dual_bound if result.mip_dual_bound is not None else result.fun
         return taken, max(0.0, (float(bound) / SCALE - slack) * scale)
-
-    def _core(self, price: np.ndarray, rows: np.ndarray, room: np.ndarray) -> np.ndarray:
-        """The columns that some best solution may take.
-
-        The relaxation gives a lower bound and what each column would add to it; its rounding, where that is feasible,
-        an upper bound. A column that adds more than lies between is in no best solution.
-        """
-        every = np.arange(len(price))
-        once = np.ones(len(self.rows))
-        relaxed: Any = linprog(price, rows, room, self.cover.toarray(), once, bounds=(0, 1), method="highs")
-        if relaxed.x is None:
-            return every
-        rounded = self._rounded(relaxed.x, rows)
-        if (self.cover @ rounded != 1).any() or (rows @ rounded > room).any():
-            return every
-        between = float(price @ rounded - relaxed.fun)
-        adds: np.ndarray = relaxed.lower.marginals
-        return every[adds <= between + TOLERANCE * SCALE]
-
-    def _rounded(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """For every site the column that the relaxation takes; of several, the one that needs the least room."""
-        need = rows.sum(axis=0)
-        taken = np.zeros(len(x))
-        for i in range(len(self.rows)):
-            columns = self.cover.indices[self.cover.indptr[i] : self.cover.indptr[i + 1]]
-            used = columns[x[columns] > TOLERANCE]
-            if len(used):
-                taken[used[np.argmin(need[used])]] = 1
-        return taken
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from tersor.compiler.artifact.graph import graph_to_json
 from tersor.compiler.artifact.leaves import OPAQUE, describe, opaque_leaves
-from tersor.compiler.artifact.names import files_of
+from tersor.compiler.artifact.names import files_of, total_bytes
 from tersor.compiler.install import Held
 from tersor.compiler.signature import Signature
 from tersor.compiler.stores import Store
@@ -77,4 +77,4 @@ def image(module: fx.GraphModule, signature: Signature, held: Held, stores: Mapp
 
 def size_of(files: Image) -> int:
     """What the `size` budget counts."""
-    return sum(len(data) for data in files.files.values())
+    return total_bytes(len(files.graph), len(files.weights))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 FORMAT = 2
 MANIFEST, BESIDE = "manifest.json", "beside.json"
@@ -42,10 +42,21 @@ def beside_of(manifest: bytes, documents: Iterable[str]) -> bytes:
 
 def files_of(graph: bytes, weights: bytes) -> dict[str, bytes]:
     """The files of an artifact: the data under their names, and the manifest that names them."""
-    files, listed = {}, {}
-    for part, content in ((GRAPH, graph), (WEIGHTS, weights)):
-        checksum = hashlib.sha256(content).hexdigest()
-        name = data_name(part, checksum)
-        files[name] = content
-        listed[part] = {"file": name, "bytes": len(content), "sha256": checksum}
-    return {**files, MANIFEST: json.dumps({"format": FORMAT, **listed}, separators=(",", ":")).encode()}
+    parts = {GRAPH: graph, WEIGHTS: weights}
+    checksums = {part: hashlib.sha256(content).hexdigest() for part, content in parts.items()}
+    files = {data_name(part, checksums[part]): content for part, content in parts.items()}
+    return {**files, MANIFEST: _manifest({part: (len(c), checksums[part]) for part, c in parts.items()})}
+
+
+def total_bytes(graph: int, weights: int) -> int:
+    """What the files of an artifact take, given the sizes of its data: all checksums are of one length."""
+    return graph + weights + len(_manifest({GRAPH: (graph, 64 * "0"), WEIGHTS: (weights, 64 * "0")}))
+
+
+def _manifest(parts: Mapping[str, tuple[int, str]]) -> bytes:
+    """The manifest of data of so many bytes with these checksums."""
+    listed = {
+        part: {"file": data_name(part, checksum), "bytes": size, "sha256": checksum}
+        for part, (size, checksum) in parts.items()
+    }
+    return json.dumps({"format": FORMAT, **listed}, separators=(",", ":")).encode()

@@ -34,8 +34,8 @@ Block = tuple[int, Tensor]
 class Damage(Protocol):
     """Scores changes D = W' - W of a site's weight; None where it cannot tell (the signal does not reach the site).
 
-    `forms` are the error forms it came to know on the way. `sampled` says that the score does not depend on which rows
-    change: then blocks may be a sample of the rows.
+    `forms` are the error forms it came to know on the way. `sampled` says that it judges by the weights alone: a sample
+    of their rows is enough for it.
     """
 
     unit: str

@@ -15,7 +15,8 @@ from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.damage import Damage, relative_error
 from tersor.compiler.measure.forms import Form
 from tersor.compiler.measure.ledger import Forgetful, Ledger, digest
-from tersor.compiler.measure.rows import NOT_FINITE, Price, by_row, price_rows, sampled_rows
+from tersor.compiler.measure.rows import NOT_FINITE, Price, by_row, price_rows
+from tersor.compiler.measure.samples import price_samples, sampled_rows
 from tersor.compiler.measure.size import described_bytes
 from tersor.compiler.memory import give_back
 from tersor.compiler.method import Refusal
@@ -95,6 +96,7 @@ def measure(
     """Pack every candidate once, price it, and score how far it moves the weight; what the ledger knows is not done
     again."""
     surveyed = _survey(program, resolution)
+    samples = _samples(program, resolution, ledger) if damage.sampled else {}
     choices: dict[str, tuple[Choice, ...]] = {}
     refused: list[Refused] = []
     unjudged: dict[str, None] = {}
@@ -117,7 +119,7 @@ def measure(
                 unjudged[site.name] = None
             continue
         weight = parameter_of(program.module, site)
-        found = _prices(site, weight, decision, surveyed, damage)
+        found = _prices(site, weight, decision, surveyed, damage, samples.get(site.name))
         gone = [Refused(site.name, c.text, f.reason) for c, f in found if isinstance(f, Refusal)]
         priced = [(c, f) for c, f in found if isinstance(f, Price)]
         refused += gone
@@ -140,13 +142,32 @@ def measure(
     return Measurements(_judge_the_rest(choices), tuple(refused), tuple(unjudged), damage.unit, tuple(sampled))
 
 
+def _samples(program: Program, resolution: Resolution, ledger: Ledger) -> dict[str, list[Price | Refusal]]:
+    """By site, the prices of its candidates that a sample of its rows tells, unless the ledger knows them."""
+    return price_samples(
+        [
+            (d.site, parameter_of(program.module, d.site), apart)
+            for d in resolution.decisions
+            if (apart := _apart(d)) and ledger.recall(_key(d, resolution)) is None
+        ]
+    )
+
+
+def _apart(decision: Decision) -> list[Candidate]:
+    return [c for c in decision.candidates if by_row(decision.site, c)]
+
+
 def _prices(
-    site: Site, weight: Tensor, decision: Decision, surveyed: Surveyed, damage: Damage
+    site: Site,
+    weight: Tensor,
+    decision: Decision,
+    surveyed: Surveyed,
+    damage: Damage,
+    sampled: Sequence[Price | Refusal] | None,
 ) -> list[tuple[Candidate, Price | Refusal]]:
     """Every candidate with its price, in the order of the policy."""
-    apart = [c for c in decision.candidates if by_row(site, c)]
     rest = [c for c in decision.candidates if not by_row(site, c)]
-    rows = iter(price_rows(site, weight, apart, damage))
+    rows = iter(price_rows(site, weight, _apart(decision), damage) if sampled is None else sampled)
     whole = iter(_whole(site, weight, rest, surveyed, damage) if rest else ())
     return [(c, next(rows if by_row(site, c) else whole)) for c in decision.candidates]
 

@@ -1,15 +1,13 @@
 """Prices of the methods that take every row by itself, found some rows at a time.
 
 All candidates of a site are packed on the same few rows before the next ones are taken: the rows stay in the cache, no
-change of a whole table is ever held, and calibration forms the gradient of a row once for all candidates. A score that
-knows the weights alone is content with a sample of the rows; the bytes follow from the shape and are exact, to within
-the digits of an exponent.
+change of a whole table is ever held, and calibration forms the gradient of a row once for all candidates. The bytes
+follow from the shape and are exact, to within the digits of an exponent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -22,14 +20,11 @@ from tersor.compiler.measure.size import described_bytes, of_rows
 from tersor.compiler.method import Refusal
 from tersor.compiler.site import Site
 from tersor.compiler.stores import Store
-from tersor.compiler.threads import using_threads
 
 WEIGHTS = 2**18
 """Weights of a matrix that are taken together."""
 CHANGES = 2**22
 """Weights of all candidates that are held at a time."""
-SAMPLE, LEAST = 2**15, 32
-"""Weights that are drawn from a matrix as a sample, and its least number of rows."""
 
 NOT_FINITE = Refusal("the packed weight is not finite")
 
@@ -49,21 +44,24 @@ def by_row(site: Site, candidate: Candidate) -> bool:
     return len(site.shape) == 2 and len(candidate.steps) == 1 and candidate.steps[0].method.by_row
 
 
-def sampled_rows(site: Site) -> int:
-    """How many rows of a matrix are drawn as a sample."""
-    rows, width = site.shape
-    return min(rows, max(LEAST, SAMPLE // max(1, width)))
+def accepted(site: Site, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Refusal | None]]:
+    """The candidates that can be applied to a site, and per candidate why it cannot (None: it can)."""
+    refusals = [c.steps[0].method.refuse(site.shape, c.steps[0].point) for c in candidates]
+    taken = [c for c, refusal in zip(candidates, refusals, strict=True) if refusal is None]
+    return taken, [
+        None if refusal is None else Refusal(f"{c.text}: {refusal.reason}")
+        for c, refusal in zip(candidates, refusals, strict=True)
+    ]
 
 
 def price_rows(site: Site, weight: Tensor, candidates: Sequence[Candidate], damage: Damage) -> list[Price | Refusal]:
     """The prices of candidates that are all `by_row`, in order."""
-    refusals = [c.steps[0].method.refuse(site.shape, c.steps[0].point) for c in candidates]
-    taken = [c for c, refusal in zip(candidates, refusals, strict=True) if refusal is None]
+    taken, refusals = accepted(site, candidates)
     sizes: list[int] = []
     errors = _Errors(len(taken))
 
     def blocks() -> Iterator[Block]:
-        for at, rows in _blocks(weight, len(taken), sampled_rows(site) if damage.sampled else None):
+        for at, rows in _blocks(weight, len(taken)):
             changes = torch.empty(len(taken), *rows.shape)
             for change, store in zip(changes, pack_each(rows, taken), strict=True):
                 if not isinstance(store, Store):
@@ -74,17 +72,12 @@ def price_rows(site: Site, weight: Tensor, candidates: Sequence[Candidate], dama
             errors.add(rows, changes)
             yield at, changes
 
-    # A sample is too small to share: a second thread costs more than it does.
-    with using_threads(1) if damage.sampled else nullcontext():
-        scores = damage.score_blocks(site, blocks()) if taken else []
+    scores = damage.score_blocks(site, blocks()) if taken else []
     priced = iter(
         Price(size, error, score) if isfinite(error) else NOT_FINITE
         for size, error, score in zip(sizes, errors.relative(), scores, strict=True)
     )
-    return [
-        next(priced) if refusal is None else Refusal(f"{c.text}: {refusal.reason}")
-        for c, refusal in zip(candidates, refusals, strict=True)
-    ]
+    return [next(priced) if refusal is None else refusal for refusal in refusals]
 
 
 class _Errors:
@@ -102,12 +95,9 @@ class _Errors:
         return [relative(moved, self.size) for moved in self.moved]
 
 
-def _blocks(weight: Tensor, candidates: int, sample: int | None) -> Iterator[tuple[int, Tensor]]:
-    """The rows of a weight, some at a time with the number of the first; or a sample of so many, evenly spread."""
+def _blocks(weight: Tensor, candidates: int) -> Iterator[tuple[int, Tensor]]:
+    """The rows of a weight, some at a time with the number of the first."""
     rows, width = weight.shape
-    if sample is not None:
-        yield 0, weight if sample == rows else weight[torch.arange(sample) * rows // sample]
-        return
     step = max(1, min(WEIGHTS, CHANGES // max(1, candidates)) // max(1, width))
     for at in range(0, rows, step):
         yield at, weight[at : at + step]

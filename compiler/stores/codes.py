@@ -30,8 +30,11 @@ def pack_bits(codes: Tensor, width: int) -> Tensor:
     stream = np.empty((groups, width), np.uint8)
     for at in range(0, groups, CHUNK):
         eight = flat[at * 8 : (at + CHUNK) * 8]
-        stream[at : at + CHUNK] = _joined(np.pad(eight, (0, -eight.size % 8)), width)
-    return torch.from_numpy(stream.reshape(-1)[: packed_bytes(flat.size, width)].copy())
+        if missing := -eight.size % 8:
+            eight = np.pad(eight, (0, missing))
+        stream[at : at + CHUNK] = _joined(eight, width)
+    used, whole = packed_bytes(flat.size, width), torch.from_numpy(stream.reshape(-1))
+    return whole if used == stream.size else whole[:used].clone()
 
 
 def _joined(codes: np.ndarray, width: int) -> np.ndarray:

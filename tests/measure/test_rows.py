@@ -11,9 +11,9 @@ from tests.measure.test_second_order import batches
 
 from tersor.compiler.candidate import Candidate, Step, pack
 from tersor.compiler.measure import rows
-from tersor.compiler.measure.damage import SecondOrder, WeightError, relative_error
+from tersor.compiler.measure.damage import SecondOrder, relative_error
 from tersor.compiler.measure.forms import BLOCK, Form
-from tersor.compiler.measure.rows import Price, by_row, price_rows, sampled_rows
+from tersor.compiler.measure.rows import Price, price_rows
 from tersor.compiler.measure.shelf import Shelf
 from tersor.compiler.measure.signal import SIGNALS
 from tersor.compiler.measure.size import described_bytes
@@ -60,21 +60,6 @@ def test_rows_are_packed_whatever_the_others_are(method: Method[Any]) -> None:
     for point in method.examples():
         whole, part = method.pack(weight, point).dense(), method.pack(weight[7:19], point).dense()
         assert torch.equal(whole[7:19], part)
-
-
-def test_a_sample_tells_the_error_of_the_weight() -> None:
-    site = Site(**{**vars(matrices()[0]), "shape": (4000, 256)})
-    weight = torch.randn(site.shape, generator=torch.Generator().manual_seed(1))
-    assert all(by_row(site, c) for c in CANDIDATES)
-    assert sampled_rows(site) < 4000
-    for candidate, price in zip(CANDIDATES, price_rows(site, weight, CANDIDATES, WeightError()), strict=True):
-        store = pack(weight, candidate.steps)
-        assert isinstance(price, Price)
-        assert not isinstance(store, Refusal)
-        assert price.damage is None
-        assert abs(price.bytes - described_bytes(site, store)) <= EXPONENT
-        # 128 rows of independent values: their mean is off by a few per cent at most
-        assert price.error == pytest.approx(relative_error(weight, store.dense() - weight), rel=0.05)
 
 
 @pytest.mark.parametrize("width", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 7])
