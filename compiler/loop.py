@@ -87,7 +87,7 @@ class Deadline:
 
 
 class Loop:
-    """Plans within limits, and what the measured artifacts taught."""
+    """Plans within limits, and what the measured artifacts taught; `forecasts` are what earlier ones did."""
 
     def __init__(
         self,
@@ -98,11 +98,12 @@ class Loop:
         keep: Callable[[Contender], object] = lambda contender: None,
         deadline: Deadline | None = None,
         progress: Progress | None = None,
+        forecasts: Mapping[str, Forecast] = {},
     ) -> None:
         self.prepared, self.limits, self.minimize = prepared, limits, minimize
         self.judge, self.keep, self.progress = judge, keep, progress
         self.deadline = deadline or Deadline()
-        self.forecasts = {limit.key: Forecast() for limit in self._summed()}
+        self.forecasts = {limit.key: forecasts.get(limit.key, Forecast()) for limit in self._summed()}
         self.misses: dict[str, int] = {}
         self.penalised: dict[str, float] = {}
         self.ceilings: dict[str, float] = {}

@@ -1,16 +1,8 @@
-"""Time on this machine: what is timed, by which backend, and how.
-
-A time is the median call of the quietest of a few stretches: what a call usually takes on a machine that is left
-alone. With one thread it is the processor time of the call, which is the time on the clock when nothing else wants the
-processor and does not grow while something else has it; with several it is the time on the clock.
-"""
+"""What is timed on this machine, and by which backend."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Protocol
 
 import torch
@@ -18,10 +10,6 @@ from torch import Tensor, fx, nn
 
 from tersor.compiler.equality import resized
 from tersor.compiler.program import Program
-from tersor.compiler.threads import using_threads
-
-STRETCHES, LEAST = 5, 3
-TRIES, AGREE = 5, 0.02
 
 
 @dataclass(frozen=True, order=True)
@@ -57,11 +45,11 @@ class Engine(Protocol):
 
 
 class Timings(Protocol):
-    """Seconds that were measured before, by a text that says of what."""
+    """Times that were measured before, in those of `pace.Pace.reference`, by a text that says of what."""
 
     def get(self, key: str) -> float | None: ...
 
-    def put(self, key: str, seconds: float) -> None: ...
+    def put(self, key: str, times: float) -> None: ...
 
 
 class Remembered:
@@ -73,38 +61,5 @@ class Remembered:
     def get(self, key: str) -> float | None:
         return self.known.get(key)
 
-    def put(self, key: str, seconds: float) -> None:
-        self.known[key] = seconds
-
-
-def typical(runs: Sequence[Callable[[], object]], threads: int, seconds: float) -> list[float]:
-    """Seconds of one call of each on so many threads, from about `seconds` of calls of each; in turns, so that a busy
-    moment hits all alike."""
-    now = time.thread_time if threads == 1 else time.perf_counter
-    counts = []
-    for run in runs:
-        run()  # compiles what has to be compiled
-        run()
-        counts.append(max(LEAST, int(seconds / STRETCHES / max(_timed(run, now), 1e-7))))
-    best = [float("inf")] * len(runs)
-    for _ in range(STRETCHES):
-        for i, (run, count) in enumerate(zip(runs, counts, strict=True)):
-            best[i] = min(best[i], median(_timed(run, now) for _ in range(count)))
-    return best
-
-
-def _timed(run: Callable[[], object], now: Callable[[], float]) -> float:
-    start = now()
-    run()
-    return now() - start
-
-
-def whole(module: Callable[..., object], inputs: Mapping[str, Tensor], threads: int, seconds: float = 1.0) -> float:
-    """Seconds of one call of a whole model; on a machine that is busy, of its quietest time in a few more tries."""
-    best = float("inf")
-    with using_threads(threads), torch.no_grad():
-        for _ in range(TRIES):
-            before, best = best, min(best, typical([lambda: module(**inputs)], threads, seconds)[0])
-            if before - best <= AGREE * best:
-                break
-    return best
+    def put(self, key: str, times: float) -> None:
+        self.known[key] = times

@@ -12,21 +12,20 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, fx, nn
 
 from tersor.compiler.candidate import Candidate, pack
 from tersor.compiler.install import install
 from tersor.compiler.measure.calls import TIMED, Called, leaf_calls
-from tersor.compiler.measure.clock import Engine, Shape, Timings, typical
+from tersor.compiler.measure.clock import Engine, Shape, Timings
 from tersor.compiler.measure.collect import Progress
+from tersor.compiler.measure.pace import Pace
 from tersor.compiler.measure.price import Choice, Measurements
 from tersor.compiler.method import Refusal
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 from tersor.compiler.slots import parameter_of, slots
 from tersor.compiler.stores import Dense, Store
-from tersor.compiler.threads import using_threads
 
 MEMORY = "memory"
 """The quantity of the resident bytes; that of the seconds at a shape is the shape's text."""
@@ -62,26 +61,36 @@ def with_costs(
     shapes: Sequence[Shape],
     engine: Engine,
     timings: Timings,
+    pace: Pace,
     progress: Progress | None = None,
 ) -> Measurements:
     """The choices with their `costs`."""
-    clock = Clock(program, engine, timings)
+    clock = Clock(program, engine, timings, pace)
     calls = {shape: leaf_calls(program, shape) for shape in shapes}
     sites = {site.name: site for site in program.sites}
-    priced: dict[str, tuple[Choice, ...]] = {}
+    found: dict[str, list[dict[str, float]]] = {}
     for number, (name, choices) in enumerate(measured.choices.items()):
-        costs = clock.costs(sites[name], choices, calls)
-        priced[name] = tuple(replace(c, costs=cost) for c, cost in zip(choices, costs, strict=True))
+        found[name] = clock.costs(sites[name], choices, calls)
         if progress:
             progress("timing", number + 1, len(measured.choices))
-    return replace(measured, choices=priced)
+    units = {MEMORY: 1.0} | {str(shape): pace.unit(shape.threads) for shape in shapes}
+    return replace(
+        measured,
+        choices={
+            name: tuple(
+                replace(c, costs={key: value * units[key] for key, value in cost.items()})
+                for c, cost in zip(choices, found[name], strict=True)
+            )
+            for name, choices in measured.choices.items()
+        },
+    )
 
 
 class Clock:
     """Times leaves, each form once; the rivals of a site in turns."""
 
-    def __init__(self, program: Program, engine: Engine, timings: Timings) -> None:
-        self.program, self.engine, self.timings = program, engine, timings
+    def __init__(self, program: Program, engine: Engine, timings: Timings, pace: Pace) -> None:
+        self.program, self.engine, self.timings, self.pace = program, engine, timings, pace
         self.weights: dict[str, list[Site]] = {}
         for site in program.sites:
             if site.kind in TIMED and len(site.shape) == 2:
@@ -92,7 +101,7 @@ class Clock:
     def costs(
         self, site: Site, choices: Sequence[Choice], calls: Mapping[Shape, Mapping[str, Sequence[Called]]]
     ) -> list[dict[str, float]]:
-        """Of every choice of a site, seconds by the text of the shape, and resident bytes."""
+        """Of every choice of a site, references of `Pace` by the text of the shape, and resident bytes."""
         found = [{str(shape): 0.0 for shape in calls} | {MEMORY: 0.0} for _ in choices]
         if site.kind not in TIMED or len(site.shape) != 2 or not site.readers:
             return [cost | {MEMORY: 4.0 * site.params} for cost in found]
@@ -101,8 +110,8 @@ class Clock:
             leaves = [self.leaf(path, choice.candidate) for choice in choices]
             for shape, by_path in calls.items():
                 for call in by_path.get(path, ()):
-                    for cost, seconds in zip(found, self.seconds(leaves, call, shape.threads), strict=True):
-                        cost[str(shape)] += share * call.times * seconds
+                    for cost, times in zip(found, self.times(leaves, call, shape.threads), strict=True):
+                        cost[str(shape)] += share * call.times * times
             if number == 0:
                 for cost, leaf in zip(found, leaves, strict=True):
                     cost[MEMORY] = share * leaf.bytes
@@ -143,16 +152,15 @@ class Clock:
         store = pack(weight, candidate.steps) if candidate is not None else Dense(weight)
         return Dense(weight) if isinstance(store, Refusal) else store
 
-    def seconds(self, leaves: Sequence[Emitted], call: Called, threads: int) -> list[float]:
-        """Seconds of one call of each leaf."""
+    def times(self, leaves: Sequence[Emitted], call: Called, threads: int) -> list[float]:
+        """References that one call of each leaf takes."""
         keys = ["\n".join((self.engine.version, e.described, call.form, f"threads = {threads}")) for e in leaves]
         missing = {k: e for k, e in zip(keys, leaves, strict=True) if self.timings.get(k) is None}
         if missing:
             runs = [_run(leaf, call.given) for leaf in missing.values()]
-            with using_threads(threads), torch.no_grad():
-                times = typical(runs, threads, SECONDS)
-            for (key, leaf), seconds in zip(missing.items(), times, strict=True):
-                self.timings.put(key, seconds / leaf.copies)
+            ratios = self.pace.ratios(runs, threads, SECONDS)
+            for (key, leaf), ratio in zip(missing.items(), ratios, strict=True):
+                self.timings.put(key, ratio / leaf.copies)
         return [(self.timings.get(k) or 0.0) * e.times for k, e in zip(keys, leaves, strict=True)]
 
 

@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,9 +20,9 @@ from tersor.compiler.artifact.writing import write
 from tersor.compiler.budget import Limit
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.loop import DAMAGE
-from tersor.compiler.measure.clock import whole
 from tersor.compiler.measure.collect import limited
 from tersor.compiler.measure.ledger import Ledger, digest
+from tersor.compiler.measure.pace import Pace
 from tersor.compiler.measure.price import as_it_is
 from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.pipeline import Planned
@@ -50,9 +51,10 @@ class Judge:
         batches: Sequence[Batch] | None,
         signal: SignalName,
         ledger: Ledger,
+        pace: Pace,
         metric: Function | None = None,
     ) -> None:
-        self.program, self.backend, self.ledger = program, backend, ledger
+        self.program, self.backend, self.ledger, self.pace = program, backend, ledger, pace
         self.engine = BackendEngine(backend)
         few = list(limited(batches, EXAMPLES)) if batches else []
         self.compared = Original(signal, program.callable().eval(), few) if few else None
@@ -104,8 +106,10 @@ class Judge:
             return float(peak_memory(folder, inputs, limit.shape.threads, self.backend))
         if limit.shape.cached:
             every = replace(limit.shape, tokens=limit.shape.cached + limit.shape.tokens).inputs(self.program)
-            return whole(continuing(module, ids_of(every), limit.shape.cached), {}, limit.shape.threads, SECONDS)
-        return whole(module, inputs, limit.shape.threads, SECONDS)
+            return self.pace.seconds(
+                continuing(module, ids_of(every), limit.shape.cached), limit.shape.threads, SECONDS
+            )
+        return self.pace.seconds(partial(module, **inputs), limit.shape.threads, SECONDS)
 
     def original(self, limit: Limit) -> float:
         """What the original takes of a limit: budgets may be a share of it."""
@@ -118,7 +122,8 @@ class Judge:
             elif limit.budget.quantity == "memory":
                 known = self._original_memory(limit.shape.inputs(self.program), limit.shape.threads)
             else:
-                known = whole(module, limit.shape.inputs(self.program), limit.shape.threads, SECONDS)
+                run = partial(module, **limit.shape.inputs(self.program))
+                known = self.pace.seconds(run, limit.shape.threads, SECONDS)
             self.ledger.keep(key, known)
         return known
 

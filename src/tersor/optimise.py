@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tersor.backend import BackendName
 from tersor.batches import Batch
 from tersor.compiler.budget import Limit, infeasible, limits_of, shape_of, sought
+from tersor.compiler.candidate import Candidate
 from tersor.compiler.diagnostics import BudgetError, Diagnostic
 from tersor.compiler.errors import RequestError
+from tersor.compiler.forecast import Forecast
 from tersor.compiler.loop import Contender, Deadline, Loop, Settled
 from tersor.compiler.measure.clock import Shape, Timings
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.ledger import Forgetful, Ledger
+from tersor.compiler.measure.pace import Pace
+from tersor.compiler.measure.profit import profitable
 from tersor.compiler.measure.seconds import with_costs
 from tersor.compiler.measure.signal import SignalName, signal_of
 from tersor.compiler.policy import Policy
@@ -23,6 +27,8 @@ from tersor.compiler.supported import check_supported
 from tersor.judge import Judge
 from tersor.metric import Function
 from tersor.passes import METHODS
+from tersor.passes.quantize.int8 import Int8
+from tersor.passes.quantize.uniform import Uniform
 from tersor.timings import Timings as Kept
 
 
@@ -41,9 +47,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """A program with everything measured that a plan needs, for some budgets; `again` is for others."""
+    """A program with everything measured that a plan needs, for some budgets; `again` is for others. `prepared` has
+    the choices that are worth planning with, `every` all of them."""
 
     prepared: Prepared
+    every: Prepared
     limits: tuple[Limit, ...]
     minimize: str
     judge: Judge
@@ -52,13 +60,17 @@ class Optimiser:
     def again(self, policy: Policy, settings: Settings) -> Optimiser:
         """The same measurements for the budgets and the objective of another policy with the same rules; seconds and
         memory are measured where they were not asked for before. Errors as of `optimiser`."""
-        return _asked(replace(self.prepared, policy=policy), self.judge, settings)
+        return _asked(replace(self.every, policy=policy), self.judge, settings)
 
-    def loop(self, keep: Callable[[Contender], object] = lambda contender: None) -> Loop:
-        """The closed loop for the budgets; `keep` is called with every contender that is the best so far."""
-        return Loop(
-            self.prepared, self.limits, self.minimize, self.judge, keep, self.settings.deadline, self.settings.progress
-        )
+    def loop(
+        self,
+        keep: Callable[[Contender], object] = lambda contender: None,
+        forecasts: Mapping[str, Forecast] = {},
+    ) -> Loop:
+        """The closed loop for the budgets; `keep` is called with every contender that is the best so far, `forecasts`
+        are what earlier artifacts taught."""
+        told, deadline = self.settings.progress, self.settings.deadline
+        return Loop(self.prepared, self.limits, self.minimize, self.judge, keep, deadline, told, forecasts)
 
     def original(self) -> dict[str, float]:
         """What the original takes of the budgets on time and metrics, by name, as far as there is time to see."""
@@ -76,7 +88,7 @@ def optimiser(program: Program, policy: Policy, batches: Sequence[Batch] | None,
     check_supported(policy)
     asked = limits_of(policy, program)
     name = settings.signal or signal_of(program).name
-    judge = Judge(program, asked, settings.backend, batches, name, settings.ledger, settings.metric)
+    judge = Judge(program, asked, settings.backend, batches, name, settings.ledger, Pace(), settings.metric)
     prepared = prepare(
         program, policy, METHODS, batches, signal=settings.signal, progress=_in_time(settings), ledger=settings.ledger
     )
@@ -97,13 +109,21 @@ def _asked(prepared: Prepared, judge: Judge, settings: Settings) -> Optimiser:
         minimize = str(shape)
     if summed(policy):
         prepared = timed(prepared, tuple(shapes), judge, settings)
-    return Optimiser(prepared, limits_of(policy, program, judge.original), minimize, judge, settings)
+    worth = replace(prepared, measured=profitable(prepared.measured, tuple(shapes), _is_int8))
+    return Optimiser(worth, prepared, limits_of(policy, program, judge.original), minimize, judge, settings)
+
+
+def _is_int8(candidate: Candidate) -> bool:
+    (first, *rest) = candidate.steps
+    return not rest and (isinstance(first.point, Int8) or (isinstance(first.point, Uniform) and first.point.bits == 8))
 
 
 def timed(prepared: Prepared, shapes: Sequence[Shape], judge: Judge, settings: Settings) -> Prepared:
     """The same with the seconds of every choice at these shapes, and its memory."""
     timings = settings.timings or Kept()
-    measured = with_costs(prepared.program, prepared.measured, shapes, judge.engine, timings, _in_time(settings))
+    measured = with_costs(
+        prepared.program, prepared.measured, shapes, judge.engine, timings, judge.pace, _in_time(settings)
+    )
     return replace(prepared, measured=measured)
 
 

@@ -19,6 +19,7 @@ from tersor import api
 from tersor.backend import BackendName
 from tersor.batches import Batch, plain_batches, split
 from tersor.compiler.diagnostics import Diagnostic, PolicyError
+from tersor.compiler.forecast import Forecast
 from tersor.compiler.front import Sizes, front
 from tersor.compiler.loop import DAMAGE, Contender, Deadline, Loop, Settled
 from tersor.compiler.measure.collect import Progress
@@ -194,6 +195,7 @@ class Searcher:
         self.program, self.policy, self.calibration = program, policy, calibration or ()
         self.name, self.origin = name, origin
         self.stages, self.sizes = Stages(settings.progress), Sizes()
+        self.forecasts: dict[str, Forecast] = {}
         self.settings = replace(settings, progress=self.stages)
         self.finish = Finish(program, policy, calibration, held_out, settings)
         with data_errors(program, self.calibration):
@@ -222,8 +224,9 @@ class Searcher:
         with data_errors(self.program, self.calibration):
             if policy is not None:
                 asked = asked.again(policy, replace(self.settings, progress=stages, deadline=deadline or Deadline()))
-            loop = asked.loop(better)
+            loop = asked.loop(better, self.forecasts)
             settled = loop.run()
+        self.forecasts |= settled.forecasts
         result = results[id(settled.best)]
         missed = shortfall(asked, settled)
         told = tuple(explained(d) for d in missed.diagnostics) if missed else ()

@@ -1,4 +1,5 @@
-"""Times of kernels on this machine, kept between runs: one SQLite file in the cache folder, shared by processes.
+"""Times of kernels on this machine, kept between runs, in those of a reference: one SQLite file in the cache folder,
+shared by processes.
 
 A cache may be lost: where the file cannot be used, times last as long as the process.
 """
@@ -24,25 +25,25 @@ class Timings:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=SECONDS, isolation_level=None, check_same_thread=False)
-            self._file.execute("CREATE TABLE IF NOT EXISTS timings (key TEXT PRIMARY KEY, seconds REAL NOT NULL)")
+            self._file.execute("CREATE TABLE IF NOT EXISTS relative (key TEXT PRIMARY KEY, times REAL NOT NULL)")
         except (OSError, sqlite3.Error):
             self._file = None
 
     def get(self, key: str) -> float | None:
         if key not in self.known and self._file is not None:
             try:
-                row = self._file.execute("SELECT seconds FROM timings WHERE key = ?", (key,)).fetchone()
+                row = self._file.execute("SELECT times FROM relative WHERE key = ?", (key,)).fetchone()
             except sqlite3.Error:
                 row = None
             if row is not None:
                 self.known[key] = float(row[0])
         return self.known.get(key)
 
-    def put(self, key: str, seconds: float) -> None:
-        self.known[key] = seconds
+    def put(self, key: str, times: float) -> None:
+        self.known[key] = times
         if self._file is None:
             return
         try:
-            self._file.execute("INSERT OR REPLACE INTO timings VALUES (?, ?)", (key, seconds))
+            self._file.execute("INSERT OR REPLACE INTO relative VALUES (?, ?)", (key, times))
         except sqlite3.Error:
             self._file = None

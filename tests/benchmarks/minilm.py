@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from tersor.compiler.measure.signal import Embedding
 from tersor.data import batched
@@ -54,7 +55,7 @@ def calibration(model: Model, count: int) -> list[Mapping[str, Tensor]]:
 
 
 @torch.no_grad()
-def embed(module: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
+def embed(module: Callable[..., Any], batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """Mean-pooled embeddings of length 1, (sentences, width), in the order of the batches."""
     return torch.cat([Embedding().view([module(**b)[0]], b) for b in batches])
 
@@ -75,7 +76,7 @@ class Judged:
             self.batches.append({name: value for name, value in encoded.items() if name in model.accepted})
         self.original = self.embedded(model.module)
 
-    def embedded(self, module: nn.Module) -> Tensor:
+    def embedded(self, module: Callable[..., Any]) -> Tensor:
         return embed(module, self.batches)[self.order]
 
     def spearman(self, embedded: Tensor) -> float:
@@ -83,7 +84,7 @@ class Judged:
         left, right = (embedded[[self.index[row[side]] for row in self.rows]] for side in (0, 1))
         return float(spearmanr((left * right).sum(-1).numpy(), [row[2] for row in self.rows])[0])
 
-    def scores(self, module: nn.Module) -> tuple[float, float, float]:
+    def scores(self, module: Callable[..., Any]) -> tuple[float, float, float]:
         """Mean and least cosine to the original's embeddings, and the correlation with the human scores."""
         embedded = self.embedded(module)
         cosine = (embedded * self.original).sum(-1)

@@ -12,7 +12,7 @@ from tests.page.document import Document
 
 import tersor
 from tersor import judge
-from tersor.compiler.measure import clock, seconds
+from tersor.compiler.measure import pace, seconds
 from tersor.compiler.report import SearchReport
 
 SEARCH = ("search", "tiny_models:model", "--data", "tiny_models:batches")
@@ -22,7 +22,7 @@ SEARCH = ("search", "tiny_models:model", "--data", "tiny_models:batches")
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(judge, "SECONDS", 0.01)
     monkeypatch.setattr(seconds, "SECONDS", 0.001)
-    monkeypatch.setattr(clock, "TRIES", 1)
+    monkeypatch.setattr(pace, "FIRST", 0.01)
 
 
 def test_it_writes_artifact_policy_front_and_report_and_the_policy_compiles_to_the_same(

@@ -14,8 +14,9 @@ from torch import fx, nn
 from tersor.compiler.capture import capture
 from tersor.compiler.measure import seconds as timed
 from tersor.compiler.measure.calls import leaf_calls
-from tersor.compiler.measure.clock import Remembered, Shape, typical
+from tersor.compiler.measure.clock import Remembered, Shape
 from tersor.compiler.measure.damage import WeightError
+from tersor.compiler.measure.pace import Pace
 from tersor.compiler.measure.price import Measurements, measure
 from tersor.compiler.measure.seconds import MEMORY, with_costs
 from tersor.compiler.program import Program
@@ -47,11 +48,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every leaf takes a second a call; the list has how many were timed together, a number a batch."""
     batches: list[int] = []
 
-    def fake(runs: list[object], threads: int, seconds: float) -> list[float]:
+    def fake(self: Pace, runs: list[object], threads: int, seconds: float) -> list[float]:
         batches.append(len(runs))
         return [float(len(run())) for run in runs]  # type: ignore[operator]  # one second for each copy of the ring
 
-    monkeypatch.setattr(timed, "typical", fake)
+    monkeypatch.setattr(Pace, "ratios", fake)
+    monkeypatch.setattr(Pace, "unit", lambda self, threads: 1.0)
     return batches
 
 
@@ -68,7 +70,7 @@ def test_leaves_of_one_form_are_timed_once_and_never_again(counted: list[int]) -
     program = capture(*zoo.bert(), check=False)
     measured = prepared(program, "for linear choose uniform(bits = {4, 8}, group = row)")
     known, shape = Remembered(), Shape(1, 8)
-    found = with_costs(program, measured, [shape], Eager(), known)
+    found = with_costs(program, measured, [shape], Eager(), known, Pace())
     # three shapes of linears (the pooler's input has another), two choices each, which plain torch computes alike
     assert sum(counted) == len(known.known)
     for name, choices in found.choices.items():
@@ -76,10 +78,10 @@ def test_leaves_of_one_form_are_timed_once_and_never_again(counted: list[int]) -
         for choice in choices:
             assert choice.costs[str(shape)] == (1.0 if kind in ("linear", "embedding") else 0.0), name
     counted.clear()
-    again = with_costs(program, measured, [shape], Eager(), known)
+    again = with_costs(program, measured, [shape], Eager(), known, Pace())
     assert not counted
     assert again.choices == found.choices
-    with_costs(program, measured, [shape], Eager("another version"), known)
+    with_costs(program, measured, [shape], Eager("another version"), known, Pace())
     assert counted
 
 
@@ -87,7 +89,7 @@ def test_a_leaf_with_several_weights_is_shared_among_them(counted: list[int]) ->
     model, example = zoo.lstm_lm()
     program = capture(model, example, check=False)
     measured = prepared(program, "for recurrent where width > 1 choose uniform(bits = {4, 8}, group = row)")
-    found = with_costs(program, measured, [Shape(1, 8)], Eager(), Remembered())
+    found = with_costs(program, measured, [Shape(1, 8)], Eager(), Remembered(), Pace())
     layers = {r.path for s in program.sites if s.kind == "recurrent" for r in s.readers}
     total = sum(found.choices[s.name][0].costs[str(Shape(1, 8))] for s in program.sites if s.kind == "recurrent")
     assert total == pytest.approx(len(layers))
@@ -98,27 +100,15 @@ def test_a_long_matrix_is_timed_by_its_part(counted: list[int], monkeypatch: pyt
     monkeypatch.setitem(timed.ROWS, "embedding", 16)
     module = nn.Sequential(nn.Embedding(64, 8), nn.Linear(8, 48))
     program = capture(module, {"input": torch.arange(60).reshape(2, 30)}, check=False)
-    found = with_costs(program, prepared(program, "for linear choose half()"), [Shape(2, 30)], Eager(), Remembered())
+    found = with_costs(
+        program, prepared(program, "for linear choose half()"), [Shape(2, 30)], Eager(), Remembered(), Pace()
+    )
     shape = str(Shape(2, 30))
     (table,), (linear,) = found.choices["0.weight"], found.choices["1.weight"]
     assert table.costs[shape] == 1.0
     assert linear.costs[shape] == 3.0
     assert table.costs[MEMORY] == 4 * 64 * 8
     assert 4 * 48 * 8 <= linear.costs[MEMORY] <= 4 * 48 * 9
-
-
-def test_a_time_is_the_median_of_the_quietest_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two calls in turns; a busy stretch triples one of them."""
-    spent, calls = 0.0, {"a": 0, "b": 0}
-
-    def run(name: str, seconds: float) -> None:
-        nonlocal spent
-        calls[name] += 1
-        spent += seconds * (3 if calls[name] % 40 < 20 else 1)
-
-    monkeypatch.setattr("time.thread_time", lambda: spent)
-    found = typical([lambda: run("a", 0.001), lambda: run("b", 0.002)], 1, 0.5)
-    assert found == pytest.approx([0.001, 0.002])
 
 
 def test_times_are_kept_for_other_processes_and_a_lost_file_does_no_harm(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 import tersor
 from tersor import judge
 from tersor.compiler.errors import RequestError
-from tersor.compiler.measure import clock, price, seconds
+from tersor.compiler.measure import pace, price, seconds
 from tersor.journal import JOURNAL, Journal
 from tersor.optimise import OutOfTime
 from tersor.passes.quantize import uniform as compensate
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TERSOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(judge, "SECONDS", 0.01)
     monkeypatch.setattr(seconds, "SECONDS", 0.001)
-    monkeypatch.setattr(clock, "TRIES", 1)
+    monkeypatch.setattr(pace, "FIRST", 0.01)
 
 
 def entries(folder: Path) -> dict[str, int]:
@@ -85,11 +85,11 @@ def test_a_second_search_measures_nothing_and_another_budget_prices_nothing(
         raise AssertionError("measured again")
 
     monkeypatch.setattr(price, "pack_each", refuse)
-    monkeypatch.setattr(seconds, "typical", refuse)
+    monkeypatch.setattr(seconds, "_run", refuse)
     other = tersor.search(model, example, batches(), out=out, **{**ASKED, "size": "20 kB"})
     assert other.result.plan.bytes <= 20_000
     assert entries(out).items() >= before.items()
-    monkeypatch.setattr(judge, "whole", refuse)
+    monkeypatch.setattr(pace.Pace, "seconds", refuse)
     again = tersor.search(model, example, batches(), out=out, **ASKED)
     assert again.policy == first.policy
     assert entries(out).keys() >= before.keys()
