@@ -3,10 +3,11 @@ not change.
 
     seconds = median over turns of (slice of calls / reference around it) * the reference's least time
 
-Other work on the machine, or its clock, slows both alike, so the ratio stays while the time on the clock moves by half.
-The least time is that of a machine left alone, as far as it was seen in this process. With one thread it is the
-processor time of the call, which does not grow while something else has the processor; with several it is the time on
-the clock.
+Other work on the machine, or its clock, slows both alike, so the ratio stays while the time on the clock moves by half:
+the reference is a product whose matrix is in the third cache and two in the second, because one of either kind alone
+slows down less, or more, than a whole model does. The least time is that of a machine left alone, as far as it was seen
+in this process. With one thread it is the processor time of the call, which does not grow while something else has the
+processor; with several it is the time on the clock.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 
 from tersor.compiler.threads import using_threads
 
-TOKENS, WIDTH = 64, 768
-"""The reference is the product of (TOKENS, WIDTH) and (WIDTH, WIDTH), about a millisecond."""
+LARGE, SMALL = (64, 768), (128, 256)
+"""Rows and width of the inputs of the reference's products; about a millisecond."""
 SLICE = 2e-3
 """Seconds of calls, at least one, that are timed at a turn."""
 PART = 3
@@ -36,12 +37,12 @@ class Pace:
     """Times calls against the reference."""
 
     def __init__(self) -> None:
-        self.a, self.b = torch.ones(TOKENS, WIDTH), torch.ones(WIDTH, WIDTH)
+        self.products = [(torch.ones(n, k), torch.ones(k, k)) for n, k in (LARGE, SMALL, SMALL)]
         self.least: dict[int, float] = {}
         self.settled: dict[int, float] = {}
 
     def reference(self) -> object:
-        return torch.mm(self.a, self.b)
+        return [torch.mm(a, b) for a, b in self.products]
 
     def ratios(self, runs: Sequence[Run], threads: int, seconds: float) -> list[float]:
         """How many references one call of each takes, from about `seconds` of calls of each; in turns."""

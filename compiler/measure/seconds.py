@@ -37,7 +37,7 @@ RING_BYTES, RING = 8 * 2**20, 8
 """Copies of a leaf, on inputs of their own, are timed as one program: weights do not stay in the nearest cache from
 call to call of a model, and the way into a compiled program is paid once for all its leaves."""
 
-SECONDS = 0.05
+SECONDS = 0.25
 """How long one leaf is timed."""
 
 

@@ -36,7 +36,7 @@ from tersor.peak import peak_memory
 
 EXAMPLES = 64
 """Calibration examples that a contender's outputs are compared on."""
-SECONDS = 1.0
+SECONDS = 1.5
 """How long the calls of one shape are timed."""
 
 

@@ -18,7 +18,7 @@ from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.ledger import Forgetful, Ledger
 from tersor.compiler.measure.pace import Pace
 from tersor.compiler.measure.profit import profitable
-from tersor.compiler.measure.seconds import with_costs
+from tersor.compiler.measure.seconds import MEMORY, with_costs
 from tersor.compiler.measure.signal import SignalName, signal_of
 from tersor.compiler.policy import Policy
 from tersor.compiler.prepare import Prepared, prepare
@@ -119,7 +119,10 @@ def _is_int8(candidate: Candidate) -> bool:
 
 
 def timed(prepared: Prepared, shapes: Sequence[Shape], judge: Judge, settings: Settings) -> Prepared:
-    """The same with the seconds of every choice at these shapes, and its memory."""
+    """The same with the seconds of every choice at these shapes, and its memory, unless it has them."""
+    wanted = {MEMORY, *map(str, shapes)}
+    if all(wanted <= c.costs.keys() for choices in prepared.measured.choices.values() for c in choices):
+        return prepared
     timings = settings.timings or Kept()
     measured = with_costs(
         prepared.program, prepared.measured, shapes, judge.engine, timings, judge.pace, _in_time(settings)

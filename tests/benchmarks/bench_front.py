@@ -33,6 +33,7 @@ from torch import Tensor
 
 import tersor
 from tersor.compiler.artifact.files import disk_size
+from tersor.compiler.threads import using_threads
 from tersor.interleave import interleaved
 
 SHAPE = (1, 128)
@@ -51,9 +52,10 @@ def rivals(peers: Present, folder: Path, threads: int) -> Iterator[tuple[str, Mo
 
 
 @torch.inference_mode()
-def timed(contenders: Mapping[str, Model], inputs: Mapping[str, Array]) -> dict[str, list[float]]:
+def timed(contenders: Mapping[str, Model], inputs: Mapping[str, Array], threads: int) -> dict[str, list[float]]:
     calls = {name: partial(run, inputs) for name, run in contenders.items()}
-    return interleaved(calls, seconds=SECONDS, slice_seconds=SLICE)
+    with using_threads(threads):
+        return interleaved(calls, seconds=SECONDS, slice_seconds=SLICE)
 
 
 def found(sizes: list[float], latency: str, folder: Path, examples: int) -> Iterator[dict[str, Any]]:
@@ -107,12 +109,11 @@ def main() -> None:
     options = parser.parse_args()
     peers = present()
     print(peers, flush=True)
-    torch.set_num_threads(options.threads)
     inputs = subjects.minilm().sized(*SHAPE)
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as models:
         folder = options.out or Path(scratch)
         others = dict(rivals(peers, Path(models), options.threads))
-        times = timed(others, inputs)
+        times = timed(others, inputs, options.threads)
         fastest = min(times, key=lambda name: min(times[name]))
         seconds = options.share * min(times[fastest])
         print(f"fastest int8 peer: {fastest}, {min(times[fastest]) * 1e3:.2f} ms; asked for {seconds * 1e3:.2f} ms")
@@ -127,8 +128,8 @@ def main() -> None:
             )
         ours = {f"tersor {row['budget']:g} MB": tersor.load(folder / str(i), "numba") for i, row in enumerate(rows)}
         quality = judged({name: as_module(run, list(inputs)) for name, run in others.items()} | ours)
-        torch.set_num_threads(options.threads)
-        times = timed(others | {name: of_module(module, list(inputs)) for name, module in ours.items()}, inputs)
+        everyone = others | {name: of_module(module, list(inputs)) for name, module in ours.items()}
+        times = timed(everyone, inputs, options.threads)
         print(markdown(
             ("1x128", "least ms", "median ms"),
             [(n, f"{min(t) * 1e3:.2f}", f"{median(t) * 1e3:.2f}") for n, t in times.items()],
