@@ -6,7 +6,8 @@ Plans for sizes from the smallest to the largest come from three allocations in 
 error, and by predicted damage disturbed at random (a factor of e^N(0, 1) at each choice). The weights of each are put
 into the model as floating numbers, and its outputs compared with the original's on held-out sentences. The predictions:
 the sum of second-order scores (what a plan shows), the sum of relative weight errors, and the sum of the divergences
-measured one choice at a time. Needs what `minilm.py` says.
+measured one choice at a time, on as many of the sentences that the scores come from: no prediction knows the held-out
+ones. Needs what `minilm.py` says.
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ def main() -> None:
     model = minilm()
     judged = batched([(t,) for t in sentences(pairs("dev"))[: options.examples]], model, TOKENS)
     program = captured(model.module, model.example, share=True)
-    prepared = prepare(program, tersor.Policy.parse(POLICY), METHODS, calibration(model, options.calibration))
-    bench = Bench(prepared, judged)
+    texts = calibration(model, options.calibration)
+    prepared = prepare(program, tersor.Policy.parse(POLICY), METHODS, texts)
+    bench, known = Bench(prepared, judged), Bench(prepared, calibration(model, options.examples))
     chosen = plans(prepared.measured.choices, options.plans)
     truth = [bench(plan) for plan in chosen]
     alone = {
@@ -119,7 +121,7 @@ def main() -> None:
         for c in plan.values()
         if c.candidate is not None and c.candidate.wants_form
     }
-    single = {key: bench({key[0]: choice}) for key, choice in alone.items()}
+    single = {key: known({key[0]: choice}) for key, choice in alone.items()}
     predictions = {
         "second order": [sum(c.damage for c in p.values()) for p in chosen],
         "one at a time": [sum(single.get((c.site, c.text), 0.0) for c in p.values()) for p in chosen],
