@@ -20,12 +20,8 @@ from tersor.compiler.stores.base import join
 
 FORM_BYTES = 256 * 2**20
 """Error forms of more than this are measured again by a later run rather than kept."""
-
-
 STORE_BYTES = 512 * 2**20
 """Stores beyond this many bytes of a run are packed again by the next one."""
-
-
 ABOUT = "about"
 """The array that describes a store, as the bytes of JSON: one entry holds all of it."""
 

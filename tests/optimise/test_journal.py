@@ -119,6 +119,8 @@ def test_other_budgets_measure_and_pack_nothing_twice(tmp_path: Path, monkeypatc
     fast = first.again(latency="1 s at batch = 1, tokens = 16")
     assert {b.name.split()[0] for b in fast.result.report.budgets} == {"size", "latency"}
     assert fast.missed is None
+    both = first.again(size="18 kB", latency="1 s at batch = 1, tokens = 16")
+    assert both.report.contenders[0].predicted.keys() >= both.report.contenders[0].measured.keys()
 
 
 def test_time_that_runs_out_before_a_plan_keeps_what_was_measured(tmp_path: Path) -> None:
