@@ -13,7 +13,7 @@ PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types slow demo bench bench-llama bench-start bench-smollm bench-quality bench-recurrent wheel format clean
+.PHONY: help setup test lint types slow demo bench bench-llama bench-start bench-smollm bench-front bench-quality bench-recurrent wheel format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -64,6 +64,11 @@ bench-start: $(STAMP) ## seconds to compile kernels and to be ready, bytes of me
 
 bench-smollm: $(VENV)/.peers ## a language model under budgets on bytes and on the time of a token
 	@$(BIN)/python -m tests.benchmarks.bench_smollm
+
+bench-front: $(VENV)/.peers ## MiniLM under two budgets beside the peers; how well time and damage are predicted
+	@$(BIN)/python -m tests.benchmarks.bench_front
+	@$(BIN)/python -m tests.benchmarks.bench_forecast
+	@$(BIN)/python tests/benchmarks/bench_damage.py
 
 bench-quality: $(STAMP) ## quality by budget, and what planning costs
 	@$(BIN)/python tests/benchmarks/bench_minilm_quality.py
