@@ -20,12 +20,12 @@ def read(folder: Path) -> tuple[Any, bytes]:
     Also while the artifact is being replaced: then it is the old one or the new one.
     """
     while True:
-        manifest = _manifest_bytes(folder)
+        version, manifest = _version(folder), _manifest_bytes(folder)
         try:
             listed = _listed(folder, manifest)
             graph, weights = (_checked(folder, listed[part]) for part in (GRAPH, WEIGHTS))
         except ArtifactError:
-            if manifest == _manifest_bytes(folder):
+            if version == _version(folder):
                 raise
         else:
             return _json(graph, folder / listed[GRAPH]["file"]), weights
@@ -59,6 +59,15 @@ def documents(folder: Path) -> tuple[str, tuple[str, ...]]:
     if not isinstance(names, list) or not all(isinstance(n, str) and n == Path(n).name for n in names):
         raise ArtifactError(f"{path} does not name documents: it is damaged; write the artifact again")
     return str(found.get("artifact")), tuple(names)
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    """Which file the manifest is: another one after every replacement, even by an artifact that was there before."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _manifest_bytes(folder: Path) -> bytes:
