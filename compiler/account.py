@@ -24,9 +24,10 @@ def plan_of(
     size: int,
     limit: float | None,
     examples: int,
+    damage: float,
 ) -> Plan:
     """The plan that carries out an allocation. `size` is the exact size of its files, `formed` the sites with an error
-    form, `examples` how many examples the damage was judged on."""
+    form, `examples` how many examples the damage was judged on, `damage` what the choices do together."""
     rows = tuple(
         _row(policy, decision, allocation.chosen[decision.site.name], len(measured.choices[decision.site.name]) - 1)
         for decision in resolution.decisions
@@ -39,8 +40,8 @@ def plan_of(
         original_bytes=original_bytes(program),
         bytes=size,
         overhead=size - allocation.bytes,
-        damage=allocation.damage,
-        bound=allocation.bound,
+        damage=damage,
+        bound=allocation.bound * (damage / allocation.damage if allocation.damage > 0 else 1.0),
         unit=measured.unit,
         budget=limit,
         calibrated=examples,
@@ -91,10 +92,7 @@ def _notes(measured: Measurements, allocation: Allocation, formed: Collection[st
         )
     wanting = [c for c in allocation.chosen.values() if c.candidate is not None and c.candidate.wants_form]
     if wanting:
-        notes.append(
-            f"{len(wanting)} sites are rounded with compensation; their damage is priced at rounding to nearest, which "
-            f"they undercut"
-        )
+        notes.append(f"{len(wanting)} sites are rounded with compensation")
     formless = [c.site for c in wanting if c.site not in formed]
     if formless:
         notes.append(f"{len(formless)} of them have no error form and are rounded to nearest: {_few(formless)}")

@@ -25,7 +25,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from tersor.compiler.errors import CompilerBug
-from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.price import Choice, Choices
 from tersor.compiler.narrow import needed
 
 TIE_BREAK = 1e-6
@@ -76,7 +76,7 @@ class Infeasible:
     instead: Mapping[str, float] = field(default_factory=dict)
 
 
-def columns(choices: Mapping[str, Sequence[Choice]]) -> list[Column]:
+def columns(choices: Choices) -> list[Column]:
     """One column per useful choice; scoped candidates of a rule become one column over all its sites.
 
     A choice that is in no quantity better than another of its site is left out.
@@ -103,9 +103,7 @@ def undominated(choices: Sequence[Choice]) -> Iterator[Choice]:
             yield choice
 
 
-def allocate(
-    choices: Mapping[str, Sequence[Choice]], limits: Mapping[str, float], minimize: str = "damage"
-) -> Allocation | Infeasible:
+def allocate(choices: Choices, limits: Mapping[str, float], minimize: str = "damage") -> Allocation | Infeasible:
     """The allocation with the least of a quantity that is within every limit."""
     problem = _Problem(choices)
     solution = problem.within(minimize, limits)
@@ -154,7 +152,7 @@ def _infeasible(
 class _Problem:
     """The columns of some choices, and the solver."""
 
-    def __init__(self, choices: Mapping[str, Sequence[Choice]]) -> None:
+    def __init__(self, choices: Choices) -> None:
         self.found = columns(choices)
         self.rows = {site: i for i, site in enumerate(choices)}
         self._costs: dict[str, np.ndarray] = {}

@@ -4,14 +4,14 @@ one, each solved anew from the same measurements; nothing is measured again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
 
 from tersor.compiler.allocate import Allocation, allocate
 from tersor.compiler.loop import Loop
-from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.price import Choice, Choices
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.report import FrontPoint
 
@@ -25,7 +25,7 @@ class Sizes:
     def __init__(self) -> None:
         self._solved: list[dict[str, str]] = []
 
-    def of(self, choices: Mapping[str, Sequence[Choice]]) -> Iterator[dict[str, Choice]]:
+    def of(self, choices: Choices) -> Iterator[dict[str, Choice]]:
         """In order of bytes, whatever else the choices cost."""
         if not self._solved:
             ends = [allocate(choices, {}, goal) for goal in ("size", "damage")]
@@ -46,9 +46,11 @@ def front(loop: Loop, chosen: Planned, sizes: Sizes) -> tuple[FrontPoint, ...]:
     """
     rest = chosen.plan.bytes - sum(c.bytes for c in chosen.allocation.chosen.values())
     found: dict[int, FrontPoint] = {}
-    for solved in sizes.of(loop.prepared.measured.choices):
-        damage, size = (sum(c.cost(q) for c in solved.values()) for q in ("damage", "size"))
-        point = _point(loop, solved, damage, int(size) + rest, False)
+    contenders = loop.prepared.contenders
+    for solved in sizes.of(loop.prepared.choices()):
+        size = sum(c.bytes for c in solved.values())
+        damage = contenders.together(solved) if contenders else sum(c.damage for c in solved.values())
+        point = _point(loop, solved, damage, size + rest, False)
         found[point.bytes] = point
     mine = _point(loop, chosen.allocation.chosen, chosen.plan.damage, chosen.plan.bytes, True)
     found[mine.bytes] = mine

@@ -20,7 +20,7 @@ from tersor.compiler.budget import Limit
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.forecast import Forecast
 from tersor.compiler.measure.collect import Progress
-from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.price import Choices
 from tersor.compiler.pipeline import Planned, Unsolved, solve
 from tersor.compiler.prepare import Prepared
 from tersor.compiler.tilt import Tilt
@@ -105,7 +105,7 @@ class Loop:
         self.deadline = deadline or Deadline()
         self.forecasts = {limit.key: forecasts.get(limit.key, Forecast()) for limit in self._summed()}
         self.misses: dict[str, int] = {}
-        self.penalised: dict[str, float] = {}
+        self.penalised: dict[str, float] = {}  # by site, the weight error of the least choice that missed a floor
         self.ceilings: dict[str, float] = {}
         self.cap: float | None = None
         self.held: float | None = None  # the most damage that is known to hold the floors
@@ -155,13 +155,13 @@ class Loop:
 
     def plan(self) -> Planned | Unsolved:
         """The best plan as far as is known now."""
-        return solve(self.prepared, self.room(), self.goal, self.choices())
+        return solve(self.prepared, self.room(), self.goal, self.weighed)
 
     def nearest(self, why: Infeasible) -> Planned:
         """The plan that comes nearest to a limit that cannot be met, within the others where there is one."""
         others = {key: value for key, value in self.room().items() if key != why.quantity}
         for room in (others, {}):
-            found = solve(self.prepared, room, why.quantity, self.choices())
+            found = solve(self.prepared, room, why.quantity, self.weighed)
             if isinstance(found, Planned):
                 return found
         raise CompilerBug("without limits there is no plan")
@@ -195,16 +195,15 @@ class Loop:
                 return True
         return False
 
-    def choices(self) -> Mapping[str, Sequence[Choice]]:
-        """The measured choices, with the damage of those that missed a floor raised."""
-        measured: Mapping[str, Sequence[Choice]] = self.prepared.measured.choices
+    def weighed(self, measured: Choices) -> Choices:
+        """Measured choices with the damage of those that missed a floor raised."""
         if self.tilt is not None:
             measured = self.tilt.choices(measured)
         if not self.penalised:
             return measured
         return {
             name: tuple(
-                replace(c, damage=c.damage * PENALTY) if c.damage >= self.penalised.get(name, float("inf")) else c
+                replace(c, damage=c.damage * PENALTY) if c.error >= self.penalised.get(name, float("inf")) else c
                 for c in site
             )
             for name, site in measured.items()
@@ -261,7 +260,7 @@ class Loop:
             return True
         worst = max(contender.planned.allocation.chosen.values(), key=lambda c: c.damage)
         if self.goal == DAMAGE:
-            self.penalised[worst.site] = min(worst.damage, self.penalised.get(worst.site, worst.damage))
+            self.penalised[worst.site] = min(worst.error, self.penalised.get(worst.site, worst.error))
             return True
         first = self.missed is None
         self.missed = min(damage, self.missed or damage)

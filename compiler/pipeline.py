@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from tersor.compiler.budget import infeasible, limits_of, original_bytes
 from tersor.compiler.diagnostics import BudgetError
 from tersor.compiler.errors import CompilerBug, RequestError
 from tersor.compiler.measure.collect import Batch, Progress
-from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.price import Choices
 from tersor.compiler.measure.signal import SignalName
 from tersor.compiler.method import Method
 from tersor.compiler.plan import Plan
@@ -27,6 +27,8 @@ from tersor.compiler.stores import Store
 from tersor.compiler.supported import check_supported
 
 MAX_ROUNDS = 8
+LESSONS = 2
+"""How many plans on the way to one have their choices measured."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +90,24 @@ def solve(
     prepared: Prepared,
     limits: Mapping[str, float],
     minimize: str,
-    choices: Mapping[str, Sequence[Choice]] | None = None,
+    weighed: Callable[[Choices], Choices] = lambda choices: choices,
 ) -> Planned | Unsolved:
-    """Allocate, build the files, and allocate again with what they really take besides the choices' own bytes.
+    """Allocate, build the files, and allocate again with what they really take besides the choices' own bytes, and
+    with what measuring them tells of their damage.
 
-    `limits` are on the costs of choices, but for `size`, which is the size of the artifact; `choices` replace the
-    measured ones.
+    `limits` are on the costs of choices, but for `size`, which is the size of the artifact; `weighed` makes what is
+    chosen from of the measured choices.
     """
-    program, choices = prepared.program, choices or prepared.measured.choices
+    program, contenders = prepared.program, prepared.contenders
+    lessons = LESSONS if "damage" in (minimize, *limits) else 0
+    if lessons and contenders:
+        contenders.anchor(prepared.packed.of)
     held = held_by(program)
     # The graph and the manifest; what each store adds to them is in the price of its choice.
     overhead = size_of(image(program.module, program.signature, held, {}))
     limit = limits.get("size")
-    for _ in range(MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS + LESSONS):
+        choices = weighed(prepared.choices())
         room = dict(limits) if limit is None else {**limits, "size": limit - overhead}
         found = allocate(choices, room, minimize)
         why = found if isinstance(found, Infeasible) else None
@@ -114,6 +121,9 @@ def solve(
                 return Unsolved(why, exact)
             size, damage = (sum(c.cost(q) for c in why.chosen.values()) for q in ("size", "damage"))
             found = Allocation(why.chosen, int(size), damage, 0.0)  # only the estimate of the overhead was too high
+        elif isinstance(found, Allocation) and lessons and contenders and contenders.learn(found.chosen, stores):
+            lessons -= 1
+            continue
         if isinstance(found, Allocation) and (limit is None or exact <= limit):
             return Planned(_plan(prepared, found, exact, limit), stores, found, files)
         overhead = max(overhead + 1, exact - sum(c.bytes for c in found.chosen.values()))
@@ -122,6 +132,7 @@ def solve(
 
 
 def _plan(prepared: Prepared, allocation: Allocation, exact: int, limit: float | None) -> Plan:
+    contenders = prepared.contenders
     return plan_of(
         prepared.program,
         prepared.policy,
@@ -132,6 +143,7 @@ def _plan(prepared: Prepared, allocation: Allocation, exact: int, limit: float |
         size=exact,
         limit=limit,
         examples=prepared.examples,
+        damage=contenders.together(allocation.chosen) if contenders else allocation.damage,
     )
 
 

@@ -49,8 +49,8 @@ class Foreseen:
 @dataclass(frozen=True)
 class Plan:
     """`bytes` is the exact size of the files that `load` reads, `overhead` the part of it that is no site's. `damage`
-    is the sum over the sites in `unit`, `bound` a proven lower bound on it within the budget (as far as damage adds
-    up)."""
+    is that of all sites together in `unit`, `bound` a proven lower bound on it within the budget (as far as damage
+    adds up)."""
 
     sites: tuple[SitePlan, ...]
     refused: tuple[RefusedPlan, ...]

@@ -8,9 +8,10 @@ from typing import Any
 
 from tersor.compiler.diagnostics import Diagnostic, PolicyError
 from tersor.compiler.measure.collect import Batch, Progress
+from tersor.compiler.measure.contenders import Contenders
 from tersor.compiler.measure.damage import Damage, SecondOrder, WeightError
 from tersor.compiler.measure.ledger import Forgetful, Ledger
-from tersor.compiler.measure.price import Measurements, measure
+from tersor.compiler.measure.price import Choices, Measurements, measure
 from tersor.compiler.measure.signal import SIGNALS, Signal, SignalName, signal_of
 from tersor.compiler.memory import give_back
 from tersor.compiler.method import Method
@@ -31,6 +32,11 @@ class Prepared:
     forms: Forms
     examples: int
     packed: Packed
+    contenders: Contenders | None
+
+    def choices(self) -> Choices:
+        """The measured choices, with what is known by now of their damage."""
+        return self.contenders.judged(self.measured.choices) if self.contenders else self.measured.choices
 
 
 def prepare(
@@ -53,7 +59,11 @@ def prepare(
     del damage  # its traces are as large as the model
     give_back()
     packed = Packed(program, resolution, forms, ledger)
-    return Prepared(program, policy, resolution, measured, forms, examples, packed)
+    contenders = None
+    if batches is not None:
+        chosen = SIGNALS[signal] if signal else signal_of(program)
+        contenders = Contenders(program, measured.choices, chosen, batches, ledger, progress)
+    return Prepared(program, policy, resolution, measured, forms, examples, packed, contenders)
 
 
 def scorer(

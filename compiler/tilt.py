@@ -7,10 +7,10 @@ A coordinate search: one part after another counts more, or less; what makes the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.price import Choices
 from tersor.compiler.site import Site
 
 FACTOR = 8.0
@@ -37,7 +37,7 @@ class Tilt:
         self.tried: dict[str, float] = {}
         self.best: float | None = None
 
-    def choices(self, choices: Mapping[str, Sequence[Choice]]) -> Mapping[str, Sequence[Choice]]:
+    def choices(self, choices: Choices) -> Choices:
         """The choices as a plan is to see them now."""
         if not self.tried:
             return choices

@@ -54,6 +54,10 @@ class Choice:
         return self.costs.get(quantity, 0.0)
 
 
+Choices = Mapping[str, Sequence[Choice]]
+"""What can be done, by site."""
+
+
 @dataclass(frozen=True)
 class Measurements:
     """The choices of every site, what was refused while packing, which sites the damage score could not judge, and

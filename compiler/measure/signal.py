@@ -39,6 +39,9 @@ class Signal(Protocol):
     def divergence(self, reference: Tensor, view: Tensor) -> Tensor:
         """How far each vector is from the reference, (vectors,)."""
 
+    def change(self, reference: Tensor, view: Tensor) -> Tensor:
+        """c with ||c||^2 / 2 = divergence to second order, (vectors, width): changes add up."""
+
 
 def primary(outputs: Sequence[Tensor]) -> Tensor:
     """The first floating output with an example dimension and a feature dimension."""
@@ -83,6 +86,9 @@ class Embedding:
     def divergence(self, reference: Tensor, view: Tensor) -> Tensor:
         return 1 - (reference * view).sum(-1)
 
+    def change(self, reference: Tensor, view: Tensor) -> Tensor:
+        return view - reference
+
 
 @dataclass(frozen=True)
 class Logits:
@@ -117,6 +123,9 @@ class Logits:
 
     def divergence(self, reference: Tensor, view: Tensor) -> Tensor:
         return (reference.exp() * (reference - view)).sum(-1)
+
+    def change(self, reference: Tensor, view: Tensor) -> Tensor:
+        return (reference / 2).exp() * (view - reference)
 
 
 SIGNALS: dict[SignalName, Signal] = {"embedding": Embedding(), "logits": Logits()}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Affine, Codes, Dense
+from tersor.passes.quantize.columns import round_block
 
 DAMPING = 0.01
 BLOCK = 128
@@ -68,16 +69,11 @@ def _compensated(weight: Tensor, factor: Tensor, group: int, fit: Fit) -> tuple[
         if start % group == 0:
             fitted.append(fit(rest[start : min(start + group, columns)].T.contiguous()))
         levels = fitted[-1]
-        scale, most = levels.scale.values[:, 0], 2**levels.bits_per_code - 1
-        zero = levels.zero.values[:, 0].to(torch.float32) if levels.zero else torch.tensor((most + 1) / 2)
+        most = 2**levels.bits_per_code - 1
+        zero = levels.zero.values[:, 0].to(torch.float32) if levels.zero else torch.full((len(weight),), (most + 1) / 2)
         least = 0 if levels.zero else 1  # symmetric levels leave code 0 unused
-        errors = torch.empty(stop - start, weight.shape[0])
-        for j in range(start, stop):
-            code = torch.div(rest[j], scale).round_().add_(zero).clamp_(least, most)
-            codes[j] = code
-            torch.sub(rest[j], code.sub_(zero).mul_(scale), out=errors[j - start])
-            errors[j - start] /= factor[j, j]
-            rest[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j - start], alpha=-1)
+        within = factor[start:stop, start:stop].contiguous()
+        errors = round_block(rest[start:stop], within, levels.scale.values[:, 0], zero, least, most, codes[start:stop])
         rest[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
     scales = torch.cat([levels.scale.values for levels in fitted], 1)
     zeros = [levels.zero.values for levels in fitted if levels.zero is not None]

@@ -60,7 +60,9 @@ class Optimiser:
     def again(self, policy: Policy, settings: Settings) -> Optimiser:
         """The same measurements for the budgets and the objective of another policy with the same rules; seconds and
         memory are measured where they were not asked for before. Errors as of `optimiser`."""
-        return _asked(replace(self.every, policy=policy), self.judge, settings)
+        contenders = self.every.contenders
+        every = replace(self.every, policy=policy, contenders=contenders and contenders.fresh())
+        return _asked(every, self.judge, settings)
 
     def loop(
         self,
