@@ -123,6 +123,7 @@ def solve(
             found = Allocation(why.chosen, int(size), damage, 0.0)  # only the estimate of the overhead was too high
         elif isinstance(found, Allocation) and lessons and contenders and contenders.learn(found.chosen, stores):
             lessons -= 1
+            overhead = exact - found.bytes
             continue
         if isinstance(found, Allocation) and (limit is None or exact <= limit):
             return Planned(_plan(prepared, found, exact, limit), stores, found, files)

@@ -29,18 +29,21 @@ def write(
 ) -> None:
     """Write the files of an artifact into `folder`, and `extra` documents beside them.
 
-    `check` is called with a folder that holds the files before they take the place of what is there: where it raises,
-    nothing has changed. Other files in the folder stay as they are. RequestError where the folder cannot be written.
+    `check` is called with a folder that holds the files before they take the place of what is there, unless the same
+    are there: where it raises, nothing has changed. Other files in the folder stay as they are. RequestError where the
+    folder cannot be written.
     """
     committed = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder) as handle, _staging(folder) as staging:
-            for name, data in {**extra, **files}.items():
+            there = _holds(folder, files)
+            for name, data in (extra if there else {**extra, **files}).items():
                 _write(staging / name, data)
-            if check is not None:
-                check(staging)
-            _commit(staging, folder, files, handle)
+            if not there:
+                if check is not None:
+                    check(staging)
+                _commit(staging, folder, files, handle)
             committed = True
             os.fsync(handle)
             _follow(staging, folder, files, extra)
@@ -78,6 +81,14 @@ def _staging(folder: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether the files are in a folder, byte by byte."""
+    try:
+        return all((folder / name).read_bytes() == data for name, data in files.items())
+    except OSError:
+        return False
 
 
 def _write(path: Path, data: bytes) -> None:

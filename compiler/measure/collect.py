@@ -32,6 +32,7 @@ MAX_EXAMPLES = 192
 MAX_PASSES = 4
 MIN_MEMORY = 40 * 2**20
 KEPT = torch.bfloat16
+TOGETHER = 8
 TRACED = ("linear", "embedding", "recurrent")
 
 
@@ -186,6 +187,14 @@ def limited(batches: Sequence[Batch], examples: int) -> Iterator[Batch]:
         if rows.numel():
             yield {name: value[rows] for name, value in batch.items()}
         first += size
+
+
+def gathered(batches: Sequence[Batch], examples: int) -> Iterator[Batch]:
+    """`examples` examples from batches spread evenly, `TOGETHER` of each where there are so many: batches differ in
+    length, and every length costs something."""
+    count = -(-examples // TOGETHER)
+    spread = [batches[i * len(batches) // count] for i in range(count)] if count < len(batches) else batches
+    return limited(spread, examples)
 
 
 def probe(run: CompiledModule, batch: Batch, signal: Signal, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from tersor.compiler.measure.collect import Batch, Progress, batch_size, limited
+from tersor.compiler.measure.collect import Batch, Progress, batch_size, gathered
 from tersor.compiler.measure.ledger import Ledger
 from tersor.compiler.measure.price import Choice, Choices
 from tersor.compiler.measure.resume import Resumable, with_weight
@@ -32,8 +32,6 @@ from tersor.compiler.stores import Store
 
 EXAMPLES, LEAST = 32, 4
 """Most and fewest examples that a choice is measured on."""
-TOGETHER = 8
-"""Examples of one batch that are taken, where there are so many."""
 WORK = 2e12
 """Products of a weight and a value that the choices of all sites may take; more examples than that are left out."""
 TOKENS = 1024
@@ -229,9 +227,7 @@ def _parts(sites: Sequence[Site], batches: Sequence[Batch]) -> Iterator[Batch]:
     tokens = max(int(next(iter(b.values())).shape[:2].numel()) // batch_size(b) for b in batches)
     work = tokens * len(sites) * sum(s.params for s in sites if s.kind != "embedding") / 2
     examples = int(max(LEAST, min(EXAMPLES, WORK // max(1, work))))
-    count = -(-examples // TOGETHER)
-    spread = [batches[i * len(batches) // count] for i in range(count)] if count < len(batches) else batches
-    for batch in limited(spread, examples):
+    for batch in gathered(batches, examples):
         size = max(1, TOKENS // max(1, next(iter(batch.values())).shape[:2].numel() // batch_size(batch)))
         for start in range(0, batch_size(batch), size):
             yield {name: value[start : start + size] for name, value in batch.items()}

@@ -21,11 +21,14 @@ from torch import Tensor
 
 from tersor.compiler.errors import CompilerBug
 from tersor.compiler.stores import Affine, Codes, Dense
+from tersor.compiler.threads import using_threads
 from tersor.passes.quantize.columns import round_block
 
 DAMPING = 0.01
 BLOCK = 128
 ROWS = 4096
+APART = 2**22
+"""Weights from which on several threads are worth waiting for each other after every step."""
 
 Fit = Callable[[Tensor], Affine]
 
@@ -52,7 +55,8 @@ def compensated(weight: Tensor, form: Tensor, group: int, fit: Fit) -> Affine:
     """The affine store whose codes were chosen column by column with compensation; `fit` makes the levels of one
     group. Rows do not depend on each other: they go `ROWS` at a time."""
     factor = inverse_factor(form)
-    parts = [_compensated(rows, factor, group, fit) for rows in weight.split(ROWS)]
+    with using_threads(1 if weight.numel() < APART else torch.get_num_threads()):
+        parts = [_compensated(rows, factor, group, fit) for rows in weight.split(ROWS)]
     codes, scales, zeros, bits = zip(*parts, strict=True)
     zero = None if zeros[0] is None else Codes(torch.cat(zeros), bits[0])
     return Affine(Codes(torch.cat(codes), bits[0]), Dense.of(torch.cat(scales), "float16"), zero, group)

@@ -20,7 +20,7 @@ from tersor.compiler.artifact.writing import write
 from tersor.compiler.budget import Limit
 from tersor.compiler.callable import CompiledModule
 from tersor.compiler.loop import DAMAGE
-from tersor.compiler.measure.collect import limited
+from tersor.compiler.measure.collect import gathered
 from tersor.compiler.measure.ledger import Ledger, digest
 from tersor.compiler.measure.pace import Pace
 from tersor.compiler.measure.price import as_it_is
@@ -56,7 +56,7 @@ class Judge:
     ) -> None:
         self.program, self.backend, self.ledger, self.pace = program, backend, ledger, pace
         self.engine = BackendEngine(backend)
-        few = list(limited(batches, EXAMPLES)) if batches else []
+        few = list(gathered(batches, EXAMPLES)) if batches else []
         self.compared = Original(signal, program.callable().eval(), few) if few else None
         self.limits: Sequence[Limit] = ()
         self.metrics: Mapping[str, Metric] = {}

@@ -97,6 +97,10 @@ def chart(name: str, title: str, text: str, heights: tuple[int, int], draw: Call
             warnings.filterwarnings("ignore", "Glyph", UserWarning)
             canvas = Canvas(width, height)
             draw(canvas)
+            layout = canvas.figure.get_layout_engine()
+            if layout is not None:
+                layout.execute(canvas.figure)
+                canvas.figure.set_layout_engine(None)  # or saving draws everything once more to lay it out
             out = io.BytesIO()
             canvas.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
         return inline(out.getvalue().decode(), f"{name}-{width}", title, text, canvas.marks)
