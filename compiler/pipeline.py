@@ -26,9 +26,7 @@ from tersor.compiler.rewrite import TraceStep, held_by, rewrite
 from tersor.compiler.stores import Store
 from tersor.compiler.supported import check_supported
 
-MAX_ROUNDS = 8
-LESSONS = 2
-"""How many plans on the way to one have their choices measured."""
+MAX_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -99,14 +97,14 @@ def solve(
     chosen from of the measured choices.
     """
     program, contenders = prepared.program, prepared.contenders
-    lessons = LESSONS if "damage" in (minimize, *limits) else 0
-    if lessons and contenders:
+    learns = contenders is not None and "damage" in (minimize, *limits)
+    if contenders and learns:
         contenders.anchor(prepared.packed.of)
     held = held_by(program)
     # The graph and the manifest; what each store adds to them is in the price of its choice.
     overhead = size_of(image(program.module, program.signature, held, {}))
     limit = limits.get("size")
-    for _ in range(MAX_ROUNDS + LESSONS):
+    for _ in range(MAX_ROUNDS):
         choices = weighed(prepared.choices())
         room = dict(limits) if limit is None else {**limits, "size": limit - overhead}
         found = allocate(choices, room, minimize)
@@ -121,9 +119,7 @@ def solve(
                 return Unsolved(why, exact)
             size, damage = (sum(c.cost(q) for c in why.chosen.values()) for q in ("size", "damage"))
             found = Allocation(why.chosen, int(size), damage, 0.0)  # only the estimate of the overhead was too high
-        elif isinstance(found, Allocation) and lessons and contenders and contenders.learn(found.chosen, stores):
-            lessons -= 1
-            overhead = exact - found.bytes
+        elif isinstance(found, Allocation) and contenders and learns and contenders.learn(found.chosen, stores):
             continue
         if isinstance(found, Allocation) and (limit is None or exact <= limit):
             return Planned(_plan(prepared, found, exact, limit), stores, found, files)

@@ -43,6 +43,8 @@ MATTERS = 0.005
 """The least share of the damage of all sites at their middle choices for which a site's is measured."""
 MUCH = 0.03
 """The share of a plan's damage from which on a choice is measured."""
+LESSONS = 2
+"""Plans whose choices are measured."""
 MEASURED = ("linear", "embedding", "recurrent")
 
 Key = tuple[str, str]
@@ -71,11 +73,12 @@ class Contenders:
         self.damages: dict[Key, float] = {}
         self.used: dict[str, list[str]] = {}
         self.usual = 1.0
+        self.lessons = LESSONS
 
     def fresh(self) -> Contenders:
         """The same measurements, of which only the anchors are used."""
         other = copy.copy(self)
-        other.used = {}
+        other.used, other.lessons = {}, LESSONS
         other._use(self.anchors.values())
         return other
 
@@ -87,15 +90,19 @@ class Contenders:
             self.usual = median(ratios)
 
     def learn(self, chosen: Mapping[str, Choice], stores: Mapping[str, Store]) -> bool:
-        """Measure the choices that make up much of a plan and are not in use; whether there were any."""
+        """Measure the choices that make up much of a plan and are not in use; whether there were any. After `LESSONS`
+        plans that is enough: a plan that is as good as found is not worth another one."""
         total = sum(c.damage for c in chosen.values())
         wanted = [
             c
             for c in chosen.values()
             if c.candidate and c.site in self.sites and c.damage > MUCH * total and c.text not in self._used(c.site)
         ]
+        if not wanted or not self.lessons:
+            return False
+        self.lessons -= 1
         self._find(wanted, lambda missing: stores)
-        return bool(wanted)
+        return True
 
     def judged(self, choices: Choices) -> Choices:
         """The choices with their scores corrected."""
