@@ -4,9 +4,11 @@
     damage of a plan = mean || sum_i c_i ||^2 / 2                   with every product of two sites, to second order
 
 The scores of `damage` price all choices of all sites from one pass, but they do not see what compensation saves, which
-is another part of the error at every site and about the same for all its choices. So one choice of every site that
-matters is measured, and the scores of the others are corrected by its ratio; choices that make up much of a plan's
-damage are measured themselves.
+is another part of the error at every site and changes little from one choice to the next. So of every site that matters
+two choices of each manner are measured, the worst one and one in the middle, and the scores of the others are corrected
+by their ratios; choices that make up much of a plan's damage are measured themselves.
+
+    damage = score * r,   log r linear in log score between the measured choices, constant beyond them
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import log, sqrt
+from math import exp, log, sqrt
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +52,8 @@ MEASURED = ("linear", "embedding", "recurrent")
 
 Key = tuple[str, str]
 """Site and text of a choice."""
+Manner = tuple[tuple[str | bool, ...], ...]
+TINY = 1e-6
 
 
 class Contenders:
@@ -67,27 +72,30 @@ class Contenders:
         self.program, self.signal, self.ledger, self.progress = program, signal, ledger, progress
         self.sites = {site.name: site for site in program.sites if site.kind in MEASURED and site.readers}
         self.scored = {(c.site, c.text): c for site in choices.values() for c in site}
-        self.anchors = _middles({name: choices[name] for name in self.sites if name in choices})
+        self.anchors = _anchors({name: choices[name] for name in self.sites if name in choices})
         self.batches = list(_parts(list(self.sites.values()), batches))
         self.changes: dict[Key, Tensor] = {}
         self.damages: dict[Key, float] = {}
         self.used: dict[str, list[str]] = {}
-        self.usual = 1.0
+        self.usual: dict[Manner, float] = {}
         self.lessons = LESSONS
 
     def fresh(self) -> Contenders:
         """The same measurements, of which only the anchors are used."""
         other = copy.copy(self)
         other.used, other.lessons = {}, LESSONS
-        other._use(self.anchors.values())
+        other._use(self._anchors())
         return other
 
     def anchor(self, packed: Callable[[Mapping[str, Choice]], Mapping[str, Store]]) -> None:
         """Measure the anchors, if that was not done."""
         if self.anchors and not self.used:
-            self._find(list(self.anchors.values()), packed)
-            ratios = [self._ratio(c.site, c.text) for c in self.anchors.values()]
-            self.usual = median(ratios)
+            for some in self.anchors:
+                self._find(list(some.values()), packed)
+            ratios: dict[Manner, list[float]] = {}
+            for choice in self._anchors():
+                ratios.setdefault(_manner(choice), []).append(self._ratio(choice))
+            self.usual = {manner: median(found) for manner, found in ratios.items()}
 
     def learn(self, chosen: Mapping[str, Choice], stores: Mapping[str, Store]) -> bool:
         """Measure the choices that make up much of a plan and are not in use; whether there were any. After `LESSONS`
@@ -112,14 +120,15 @@ class Contenders:
         }
 
     def damage(self, choice: Choice) -> float:
-        """As measured, or the score times the ratio of what is most like it."""
+        """As measured, or the score times the ratio of those that are like it."""
         score = self.scored[choice.site, choice.text].damage
-        nearest = self._nearest(choice)
-        if nearest == choice.text:
-            return self.damages[choice.site, nearest]
-        if nearest is not None:
-            return score * self._ratio(choice.site, nearest)
-        return score * self.usual if _compensated(choice) else score
+        if choice.text in self._used(choice.site):
+            return self.damages[choice.site, choice.text]
+        alike = sorted(self._alike(choice), key=lambda c: c.damage)
+        if score <= 0 or not alike:
+            return score * self.usual.get(_manner(choice), 1.0)
+        places = [log(c.damage) for c in alike]
+        return score * exp(float(np.interp(log(score), places, [log(max(self._ratio(c), TINY)) for c in alike])))
 
     def together(self, chosen: Mapping[str, Choice]) -> float:
         """The damage of all choices of a plan, together."""
@@ -142,19 +151,24 @@ class Contenders:
             if (choice.site, choice.text) in self.damages:
                 self.used.setdefault(choice.site, []).append(choice.text)
 
-    def _ratio(self, site: str, text: str) -> float:
-        return self.damages[site, text] / self.scored[site, text].damage
+    def _ratio(self, choice: Choice) -> float:
+        return self.damages[choice.site, choice.text] / self.scored[choice.site, choice.text].damage
+
+    def _anchors(self) -> Iterator[Choice]:
+        return (choice for some in self.anchors for choice in some.values())
+
+    def _alike(self, choice: Choice) -> list[Choice]:
+        """The measured choices of the same site and manner."""
+        known = [self.scored[choice.site, text] for text in self._used(choice.site)]
+        return [c for c in known if c.damage > 0 and _manner(c) == _manner(choice)]
 
     def _nearest(self, choice: Choice) -> str | None:
         """The measured choice of the same site and manner whose score is the most like that of a choice."""
         if choice.text in self._used(choice.site):
             return choice.text
-        score = self.scored[choice.site, choice.text].damage if choice.site in self.sites else 0.0
-        alike = [self.scored[choice.site, text] for text in self._used(choice.site)]
-        known = [c for c in alike if c.damage > 0 and _compensated(c) == _compensated(choice)]
-        if score <= 0 or not known:
-            return None
-        return min(known, key=lambda c: abs(log(c.damage / score))).text
+        score = self.scored[choice.site, choice.text].damage
+        alike = self._alike(choice) if score > 0 else []
+        return min(alike, key=lambda c: abs(log(c.damage / score))).text if alike else None
 
     def _find(self, choices: Sequence[Choice], packed: Callable[[Mapping[str, Choice]], Mapping[str, Store]]) -> None:
         """Measure what is not known, and use it."""
@@ -213,20 +227,35 @@ def _projected(change: Tensor, width: int) -> Tensor:
     return change @ drawn / sqrt(width)
 
 
-def _compensated(choice: Choice) -> bool:
-    return choice.candidate is not None and choice.candidate.wants_form
+def _manner(choice: Choice) -> Manner:
+    """What is done, whatever its numbers."""
+    steps = choice.candidate.steps if choice.candidate else ()
+    return tuple(
+        (step.method.id, *(v for v in step.point.model_dump().values() if isinstance(v, str | bool))) for step in steps
+    )
 
 
-def _middles(choices: Choices) -> dict[str, Choice]:
-    """Of the sites that matter, the compensated choice in the middle of their scores."""
-    found: dict[str, Choice] = {}
+def _anchors(choices: Choices) -> list[dict[str, Choice]]:
+    """Of the sites that matter, by site and for each manner in turn, the compensated choice in the middle of the scores
+    and the worst one."""
+    manners: dict[Manner, dict[str, list[Choice]]] = {}
     for name, site in choices.items():
-        scored = [c for c in site if _compensated(c) and c.damage > 0]
-        if scored:
-            middle = sum(log(c.damage) for c in scored) / len(scored)
-            found[name] = min(scored, key=lambda c: abs(log(c.damage) - middle))
-    total = sum(c.damage for c in found.values())
-    return {name: c for name, c in found.items() if c.damage >= MATTERS * total}
+        for choice in site:
+            if choice.candidate and choice.candidate.wants_form and choice.damage > 0:
+                manners.setdefault(_manner(choice), {}).setdefault(name, []).append(choice)
+    found: list[dict[str, Choice]] = []
+    for sites in manners.values():
+        middles = {name: _middle(alike) for name, alike in sites.items()}
+        least = MATTERS * sum(c.damage for c in middles.values())
+        middles = {name: c for name, c in middles.items() if c.damage >= least}
+        worst = {name: max(sites[name], key=lambda c: c.damage) for name in middles}
+        found += [middles, {name: c for name, c in worst.items() if c is not middles[name]}]
+    return found
+
+
+def _middle(choices: Sequence[Choice]) -> Choice:
+    middle = sum(log(c.damage) for c in choices) / len(choices)
+    return min(choices, key=lambda c: abs(log(c.damage) - middle))
 
 
 def _parts(sites: Sequence[Site], batches: Sequence[Batch]) -> Iterator[Batch]:

@@ -94,16 +94,21 @@ def test_an_anchor_is_what_a_whole_run_measures(signal: SignalName) -> None:
     contenders = prepared.contenders
     assert contenders is not None
     contenders.anchor(prepared.packed.of)
-    assert len(contenders.anchors) == 3
-    for name, anchor in contenders.anchors.items():
-        truth = measured(prepared, {name: prepared.packed.of({name: anchor})[name]}, data, signal)
+    middle, worst = contenders.anchors
+    assert len(middle) == len(worst) == 3
+    for anchor in (*middle.values(), *worst.values()):
+        truth = measured(prepared, prepared.packed.of({anchor.site: anchor}), data, signal)
         # A cosine has the rounding of 32 bits; of logits the change is that of the divergence to second order.
         limit = {"abs": 2e-7} if signal == "embedding" else {"rel": 0.2}
         assert contenders.damage(anchor) == pytest.approx(truth, **limit)
-        scored = {c.text: c for c in prepared.measured.choices[name]}
-        for choice in contenders.judged(prepared.measured.choices)[name]:
-            ratio = contenders.damage(anchor) / scored[anchor.text].damage
-            assert choice.damage == pytest.approx(scored[choice.text].damage * ratio)
+    for name, scored in prepared.measured.choices.items():
+        if name not in middle:
+            continue
+        judged = {c.text: c.damage for c in contenders.judged({name: scored})[name]}
+        ratios = {c.text: judged[c.text] / c.damage for c in scored}
+        ends = sorted((ratios[middle[name].text], ratios[worst[name].text]))
+        assert all(ends[0] * 0.999 <= ratio <= ends[1] * 1.001 for ratio in ratios.values())
+        assert ratios[min(scored, key=lambda c: c.damage).text] == pytest.approx(ratios[middle[name].text])
 
 
 @pytest.mark.parametrize("size", [16_000, 20_000])
@@ -157,7 +162,7 @@ def test_a_plan_does_not_depend_on_the_plans_before_it() -> None:
     contenders = prepared.contenders
     assert contenders is not None
     contenders.anchor(prepared.packed.of)
-    plan = coded(prepared, 2)
+    plan = coded(prepared, 3)
     before = contenders.together(plan)
     used = contenders.fresh()
 
