@@ -47,7 +47,9 @@ def front(loop: Loop, chosen: Planned, sizes: Sizes) -> tuple[FrontPoint, ...]:
     rest = chosen.plan.bytes - sum(c.bytes for c in chosen.allocation.chosen.values())
     found: dict[int, FrontPoint] = {}
     contenders = loop.prepared.contenders
-    for solved in sizes.of(loop.prepared.choices()):
+    # The sizes are those of the anchors alone: what a plan taught besides is not the same from one budget to the next.
+    choices = loop.prepared.measured.choices
+    for solved in sizes.of(contenders.fresh().judged(choices) if contenders else choices):
         size = sum(c.bytes for c in solved.values())
         damage = contenders.together(solved) if contenders else sum(c.damage for c in solved.values())
         point = _point(loop, solved, damage, size + rest, False)
