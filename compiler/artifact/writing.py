@@ -38,12 +38,12 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder) as handle, _staging(folder) as staging:
             there = _holds(folder, files)
-            for name, data in (extra if there else {**extra, **files}).items():
+            new = {MANIFEST: files[MANIFEST]} if there else files
+            for name, data in {**extra, **new}.items():
                 _write(staging / name, data)
-            if not there:
-                if check is not None:
-                    check(staging)
-                _commit(staging, folder, files, handle)
+            if check is not None and not there:
+                check(staging)
+            _commit(staging, folder, new, handle)
             committed = True
             os.fsync(handle)
             _follow(staging, folder, files, extra)
