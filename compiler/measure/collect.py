@@ -33,6 +33,7 @@ MAX_PASSES = 4
 MIN_MEMORY = 40 * 2**20
 KEPT = torch.bfloat16
 TOGETHER = 8
+"""Examples of one batch that `gathered` takes, where there are so many."""
 TRACED = ("linear", "embedding", "recurrent")
 
 

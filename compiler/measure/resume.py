@@ -46,9 +46,9 @@ class Resumable(fx.Interpreter):
         return output
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return (
-            self.leaves[target](*args, **kwargs) if target in self.leaves else super().call_module(target, args, kwargs)
-        )
+        if target in self.leaves:
+            return self.leaves[target](*args, **kwargs)
+        return super().call_module(target, args, kwargs)
 
 
 def reached(graph: fx.Graph, paths: Sequence[str]) -> list[fx.Node]:

@@ -9,7 +9,7 @@ With levels 0..L, L = 2^bits - 1, and for each group of columns of a row
 Zero is always a level. Scales are stored in 16 bits, zero points in `bits` bits. With `clip` the range is shrunk by the
 factor in 1, 0.95, ..., 0.5 that leaves the least squared error in the group. With `rounding = compensated` the codes
 are found column by column (`compensate`) once the data has shown which directions matter; prices are those of
-rounding to nearest, until a plan takes the choice and it is measured.
+rounding to nearest, corrected by measured choices (`compiler/measure/contenders.py`).
 """
 
 from __future__ import annotations
