@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
@@ -69,6 +69,16 @@ class Candidate:
     def wants_form(self) -> bool:
         """Whether packing does better when it knows the form of the error; only the first step sees whole rows."""
         return self.steps[0].method.wants_form(self.steps[0].point)
+
+    @property
+    def input_group(self) -> int | None:
+        """How the inputs of the kernel are rounded, as the last step says (see `Method.input_group`)."""
+        return self.steps[-1].method.input_group(self.steps[-1].point)
+
+    @cached_property
+    def weights(self) -> Candidate:
+        """The candidate that leaves the same weights, whatever is done to their inputs."""
+        return replace(self, steps=tuple(Step(s.method, s.method.weights(s.point)) for s in self.steps))
 
     @property
     def scoped(self) -> bool:

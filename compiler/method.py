@@ -80,6 +80,15 @@ class Method(ABC, Generic[P]):
         """Whether `pack` does better at this point when it knows the form of the error."""
         return False
 
+    def input_group(self, point: P) -> int | None:
+        """How many columns of an input share a scale where a kernel rounds it to 8 bits (0: those of a row do); None
+        where the point does not say."""
+        return None
+
+    def weights(self, point: P) -> P:
+        """The point that leaves the same weights, whatever is done to their inputs."""
+        return point
+
     @abstractmethod
     def pack(self, tensor: torch.Tensor, point: P, context: Context = Context()) -> Store:
         """The store that stands for the tensor; called only where `refuse` has nothing against it."""

@@ -48,8 +48,10 @@ def prepare(
     signal: SignalName | None = None,
     progress: Progress | None = None,
     ledger: Ledger = Forgetful(),
+    kernels: bool = True,
 ) -> Prepared:
-    """Resolve the rules, price and judge every candidate. Raises PolicyError for rules that do not fit the model."""
+    """Resolve the rules, price and judge every candidate; with `kernels` the rounding of their inputs is a part of what
+    choices do. Raises PolicyError for rules that do not fit the model."""
     resolution = resolve(program.sites, policy, methods)
     check_data(resolution, batches)
     damage, examples = scorer(program, batches, signal, progress)
@@ -62,7 +64,7 @@ def prepare(
     contenders = None
     if batches is not None:
         chosen = SIGNALS[signal] if signal else signal_of(program)
-        contenders = Contenders(program, measured.choices, chosen, batches, ledger, progress)
+        contenders = Contenders(program, measured.choices, chosen, batches, ledger, progress, kernels=kernels)
     return Prepared(program, policy, resolution, measured, forms, examples, packed, contenders)
 
 

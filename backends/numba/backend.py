@@ -14,7 +14,6 @@ from tersor.backends.numba.forms.recurrent import plain_recurrent, recurrent, re
 from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears, split_chains
 from tersor.backends.numba.fusebags import fuse_bags
 from tersor.backends.numba.fusedecoder import fuse_decoder
-from tersor.backends.numba.linear import DEFAULT_ACTIVATION_GROUP
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, CompressedRecurrent, StoredWeight
@@ -33,14 +32,13 @@ class Lowered:
 class NumbaBackend:
     """Claims the stores of linears, embeddings and recurrent layers that have a form (`forms`); others stay eager.
 
-    Activations are rounded to 8 bits in groups of `activation_group` columns (0: one scale per row, faster and less
-    exact). `level` asks for a CPU level (default: `features.detect`).
+    Where weights are codes, activations are rounded to 8 bits in the groups of columns that the store names. `level`
+    asks for a CPU level (default: `features.detect`).
     """
 
     name = "numba"
 
-    def __init__(self, activation_group: int = DEFAULT_ACTIVATION_GROUP, level: str | None = None) -> None:
-        self.activation_group = activation_group
+    def __init__(self, level: str | None = None) -> None:
         self.level = detect(level)
 
     def claim(self, leaf: nn.Module) -> str | None:
@@ -65,7 +63,7 @@ class NumbaBackend:
         lowered = fx.GraphModule(module, graph)
         calls = Counter(str(node.target) for node in graph.find_nodes(op="call_module"))
         rows: list[Lowered] = []
-        target = Target(self.level, self.activation_group)
+        target = Target(self.level)
         for path in calls:
             leaf = module.get_submodule(path)
             if not any(isinstance(part, StoredWeight) for part in leaf.modules()):

@@ -18,8 +18,7 @@ from tersor.backends.numba.layout import AffineCodes, Layout, dense, pack_bias, 
 from tersor.backends.numba.reference import activate
 from tersor.backends.numba.selfcheck import trusted_level
 from tersor.compiler.errors import RequestError
-
-DEFAULT_ACTIVATION_GROUP = 64
+from tersor.compiler.stores.affine import INPUT_GROUP
 
 
 class QuantizedLinear(nn.Module):
@@ -66,7 +65,7 @@ class QuantizedLinear(nn.Module):
         bits: int,
         bias: Tensor | None = None,
         activation: Activation = "none",
-        activation_group: int = DEFAULT_ACTIVATION_GROUP,
+        activation_group: int = INPUT_GROUP,
         group: int = 0,
         level: str | None = None,
     ) -> QuantizedLinear:

@@ -16,32 +16,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import exp, log, sqrt
 from statistics import median
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from tersor.compiler.measure.collect import Batch, Progress, batch_size, gathered
+from tersor.compiler.measure.changes import Change, Changes, Leaves, together
+from tersor.compiler.measure.collect import Batch, Progress
+from tersor.compiler.measure.inputs import Inputs
 from tersor.compiler.measure.ledger import Ledger
 from tersor.compiler.measure.price import Choice, Choices
-from tersor.compiler.measure.resume import Resumable, with_weight
+from tersor.compiler.measure.resume import with_weight
 from tersor.compiler.measure.signal import Signal
 from tersor.compiler.program import Program
-from tersor.compiler.site import Site
 from tersor.compiler.slots import slots
 from tersor.compiler.stores import Store
 
-EXAMPLES, LEAST = 32, 4
-"""Most and fewest examples that a choice is measured on."""
-WORK = 2e12
-"""Products of a weight and a value that the choices of all sites may take; more examples than that are left out."""
-TOKENS = 1024
-"""Tokens that are run together."""
-NUMBERS, NARROW = 2**15, 16
-"""Of a change are kept, and of a vector at least: wider ones are projected at random, which keeps the products of two
-changes on average."""
 MATTERS = 0.005
 """The least share of the damage of all sites at their middle choices for which a site's is measured."""
 MUCH = 0.03
@@ -51,14 +42,18 @@ LESSONS = 2
 MEASURED = ("linear", "embedding", "recurrent")
 
 Key = tuple[str, str]
-"""Site and text of a choice."""
+"""Site and the text of what a choice makes of its weights."""
 Manner = tuple[tuple[str | bool, ...], ...]
 TINY = 1e-6
 
 
 class Contenders:
     """What is known of some choices. Measurements are shared with the `fresh` ones made of it, what they are used for
-    is not: a plan does not depend on the plans that were made before."""
+    is not: a plan does not depend on the plans that were made before.
+
+    Choices that differ in how their kernels round inputs alone have the same weights, which are measured once. With
+    `kernels`, what the rounding of inputs does is a part of their damage.
+    """
 
     def __init__(
         self,
@@ -68,14 +63,17 @@ class Contenders:
         batches: Sequence[Batch],
         ledger: Ledger,
         progress: Progress | None = None,
+        *,
+        kernels: bool = True,
     ) -> None:
-        self.program, self.signal, self.ledger, self.progress = program, signal, ledger, progress
+        self.program = program
         self.sites = {site.name: site for site in program.sites if site.kind in MEASURED and site.readers}
-        self.scored = {(c.site, c.text): c for site in choices.values() for c in site}
-        self.anchors = _anchors({name: choices[name] for name in self.sites if name in choices})
-        self.batches = list(_parts(list(self.sites.values()), batches))
-        self.changes: dict[Key, Tensor] = {}
-        self.damages: dict[Key, float] = {}
+        distinct = {name: _distinct(site) for name, site in choices.items()}
+        self.scored = {(c.site, c.weights): c for site in distinct.values() for c in site}
+        self.anchors = _anchors({name: distinct[name] for name in self.sites if name in choices})
+        self.changes = Changes(program, signal, list(self.sites.values()), batches, ledger, progress)
+        self.inputs = Inputs(program, choices if kernels else {}, self.changes)
+        self.known: dict[Key, Change] = {}
         self.used: dict[str, list[str]] = {}
         self.usual: dict[Manner, float] = {}
         self.lessons = LESSONS
@@ -88,7 +86,8 @@ class Contenders:
         return other
 
     def anchor(self, packed: Callable[[Mapping[str, Choice]], Mapping[str, Store]]) -> None:
-        """Measure the anchors, if that was not done."""
+        """Measure the anchors and the rounding of inputs, if that was not done."""
+        self.inputs.measure()
         if self.anchors and not self.used:
             for some in self.anchors:
                 self._find(list(some.values()), packed)
@@ -104,7 +103,10 @@ class Contenders:
         wanted = [
             c
             for c in chosen.values()
-            if c.candidate and c.site in self.sites and c.damage > MUCH * total and c.text not in self._used(c.site)
+            if c.candidate
+            and c.site in self.sites
+            and self._of_weights(c) > MUCH * total
+            and c.weights not in self._used(c.site)
         ]
         if not wanted or not self.lessons:
             return False
@@ -120,10 +122,14 @@ class Contenders:
         }
 
     def damage(self, choice: Choice) -> float:
+        """What a choice does to its weights and to their inputs, as if by itself."""
+        return self._of_weights(choice) + self.inputs.damage(choice)
+
+    def _of_weights(self, choice: Choice) -> float:
         """As measured, or the score times the ratio of those that are like it."""
-        score = self.scored[choice.site, choice.text].damage
-        if choice.text in self._used(choice.site):
-            return self.damages[choice.site, choice.text]
+        score = self.scored[choice.site, choice.weights].damage
+        if choice.weights in self._used(choice.site):
+            return self.known[choice.site, choice.weights].damage
         alike = sorted(self._alike(choice), key=lambda c: c.damage)
         if score <= 0 or not alike:
             return score * self.usual.get(_manner(choice), 1.0)
@@ -132,104 +138,83 @@ class Contenders:
 
     def together(self, chosen: Mapping[str, Choice]) -> float:
         """The damage of all choices of a plan, together."""
-        total, rest = torch.zeros(()), 0.0
+        changes: list[tuple[Change, float]] = []
+        rest = 0.0
         for choice in chosen.values():
-            damage = self.damage(choice) if choice.site in self.sites else choice.damage
+            damage = self._of_weights(choice) if choice.site in self.sites else choice.damage
             nearest = self._nearest(choice)
-            if nearest is None or self.damages[choice.site, nearest] <= 0:
+            if nearest is None or nearest.damage <= 0:
                 rest += damage
             else:
-                scale = sqrt(damage / self.damages[choice.site, nearest])
-                total = total + scale * self.changes[choice.site, nearest].to(torch.float32)
-        return rest + (float(total.double().square().sum(-1).mean()) / 2 if total.dim() else 0.0)
+                changes.append((nearest, sqrt(damage / nearest.damage)))
+            if (rounding := self.inputs.of(choice)) is not None:
+                changes.append((rounding, 1.0))
+        return rest + together(changes)
 
     def _used(self, site: str) -> Sequence[str]:
         return self.used.get(site, ())
 
     def _use(self, choices: Iterable[Choice]) -> None:
         for choice in choices:
-            if (choice.site, choice.text) in self.damages:
-                self.used.setdefault(choice.site, []).append(choice.text)
+            if (choice.site, choice.weights) in self.known:
+                self.used.setdefault(choice.site, []).append(choice.weights)
 
     def _ratio(self, choice: Choice) -> float:
-        return self.damages[choice.site, choice.text] / self.scored[choice.site, choice.text].damage
+        key = choice.site, choice.weights
+        return self.known[key].damage / self.scored[key].damage
 
     def _anchors(self) -> Iterator[Choice]:
         return (choice for some in self.anchors for choice in some.values())
 
     def _alike(self, choice: Choice) -> list[Choice]:
         """The measured choices of the same site and manner."""
-        known = [self.scored[choice.site, text] for text in self._used(choice.site)]
+        known = [self.scored[choice.site, weights] for weights in self._used(choice.site)]
         return [c for c in known if c.damage > 0 and _manner(c) == _manner(choice)]
 
-    def _nearest(self, choice: Choice) -> str | None:
-        """The measured choice of the same site and manner whose score is the most like that of a choice."""
-        if choice.text in self._used(choice.site):
-            return choice.text
-        score = self.scored[choice.site, choice.text].damage
+    def _nearest(self, choice: Choice) -> Change | None:
+        """The change of the measured choice of the same site and manner whose score is the most like that of a
+        choice."""
+        if choice.weights in self._used(choice.site):
+            return self.known[choice.site, choice.weights]
+        score = self.scored[choice.site, choice.weights].damage
         alike = self._alike(choice) if score > 0 else []
-        return min(alike, key=lambda c: abs(log(c.damage / score))).text if alike else None
+        if not alike:
+            return None
+        return self.known[choice.site, min(alike, key=lambda c: abs(log(c.damage / score))).weights]
 
     def _find(self, choices: Sequence[Choice], packed: Callable[[Mapping[str, Choice]], Mapping[str, Store]]) -> None:
         """Measure what is not known, and use it."""
-        missing = []
+        missing: dict[str, Choice] = {}
         for choice in choices:
-            if (choice.site, choice.text) in self.damages:
+            if (choice.site, choice.weights) in self.known:
                 continue
-            kept = self.ledger.recall_arrays(_key(choice))
+            kept = self.changes.known(_key(choice))
             if kept is None:
-                missing.append(choice)
+                missing[_key(choice)] = choice
             else:
-                self._know(choice, kept["change"], float(kept["damage"]))
+                self.known[choice.site, choice.weights] = kept
         if missing:
-            self._measure(missing, packed({c.site: c for c in missing}))
+            stores = packed({c.site: c for c in missing.values()})
+            replaced = {key: partial(self._leaves, c.site, stores[c.site]) for key, c in missing.items()}
+            for key, change in self.changes.measure("measuring choices", replaced).items():
+                self.known[missing[key].site, missing[key].weights] = change
         self._use(choices)
 
-    def _know(self, choice: Choice, change: Tensor, damage: float) -> None:
-        self.changes[choice.site, choice.text], self.damages[choice.site, choice.text] = change, damage
-
-    @torch.no_grad()
-    def _measure(self, missing: Sequence[Choice], stores: Mapping[str, Store]) -> None:
-        run = self.program.callable().eval()
-        graph = run.graph_module
-        places = {c.site: slots(graph, self.sites[c.site]) for c in missing}
-        paths = {site: tuple(dict.fromkeys(slot.path for slot in found)) for site, found in places.items()}
-        runner = Resumable(graph, list(paths.values()))
-        found: dict[str, list[Tensor]] = {c.site: [] for c in missing}
-        squares = dict.fromkeys(found, 0.0)
-        vectors = done = width = 0
-        for batch in self.batches:
-            inputs = run.bind((), dict(batch))
-            before = self.signal.view(runner.first([inputs[n] for n in run.signature.names]), inputs)
-            width = width or max(NARROW, NUMBERS // (len(before) * len(self.batches)))
-            vectors += len(before)
-            for site, slots_of in places.items():
-                weight = stores[site].dense().detach()
-                leaves = {path: with_weight(graph.get_submodule(path), name, weight) for path, name in slots_of}
-                change = self.signal.change(before, self.signal.view(runner.again(paths[site], leaves), inputs))
-                squares[site] += float(change.double().square().sum())
-                found[site].append(_projected(change, width))
-                done += 1
-                if self.progress:
-                    self.progress("measuring choices", done, len(places) * len(self.batches))
-        for choice in missing:
-            change, damage = torch.cat(found[choice.site]).to(torch.bfloat16), squares[choice.site] / (2 * vectors)
-            self._know(choice, change, damage)
-            arrays = {"change": change, "damage": torch.tensor(damage, dtype=torch.float64)}
-            self.ledger.keep_arrays(_key(choice), arrays)
+    def _leaves(self, site: str, store: Store) -> Leaves:
+        """What reads a site, with the weight that a store stands for."""
+        weight, graph = store.dense().detach(), self.program.module
+        found = slots(graph, self.sites[site])
+        return {path: with_weight(graph.get_submodule(path), name, weight).eval() for path, name in found}
 
 
-def _projected(change: Tensor, width: int) -> Tensor:
-    """(vectors, width) with the same products on average."""
-    if change.shape[1] <= width:
-        return change
-    drawn = torch.randn(change.shape[1], width, generator=torch.Generator().manual_seed(0))
-    return change @ drawn / sqrt(width)
+def _distinct(choices: Sequence[Choice]) -> list[Choice]:
+    """One choice for all that make the same of the weights."""
+    return list({choice.weights: choice for choice in reversed(choices)}.values())[::-1]
 
 
 def _manner(choice: Choice) -> Manner:
-    """What is done, whatever its numbers."""
-    steps = choice.candidate.steps if choice.candidate else ()
+    """What is done to the weights, whatever its numbers."""
+    steps = choice.candidate.weights.steps if choice.candidate else ()
     return tuple(
         (step.method.id, *(v for v in step.point.model_dump().values() if isinstance(v, str | bool))) for step in steps
     )
@@ -258,16 +243,5 @@ def _middle(choices: Sequence[Choice]) -> Choice:
     return min(choices, key=lambda c: abs(log(c.damage) - middle))
 
 
-def _parts(sites: Sequence[Site], batches: Sequence[Batch]) -> Iterator[Batch]:
-    """The examples to measure on, so many at a time as are run together."""
-    tokens = max(int(next(iter(b.values())).shape[:2].numel()) // batch_size(b) for b in batches)
-    work = tokens * len(sites) * sum(s.params for s in sites if s.kind != "embedding") / 2
-    examples = int(max(LEAST, min(EXAMPLES, WORK // max(1, work))))
-    for batch in gathered(batches, examples):
-        size = max(1, TOKENS // max(1, next(iter(batch.values())).shape[:2].numel() // batch_size(batch)))
-        for start in range(0, batch_size(batch), size):
-            yield {name: value[start : start + size] for name, value in batch.items()}
-
-
 def _key(choice: Choice) -> str:
-    return f"contender {choice.site} {choice.text}"
+    return f"contender {choice.site} {choice.weights}"

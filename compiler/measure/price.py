@@ -44,6 +44,11 @@ class Choice:
     def text(self) -> str:
         return self.candidate.text if self.candidate else "keep"
 
+    @property
+    def weights(self) -> str:
+        """The text of what it makes of the weights, whatever is done to their inputs."""
+        return self.candidate.weights.text if self.candidate else "keep"
+
     def cost(self, quantity: str) -> float:
         """What it takes of a quantity: "size", "damage", or one of `costs` (0 where it has no part in it)."""
         match quantity:
@@ -158,7 +163,12 @@ def _samples(program: Program, resolution: Resolution, ledger: Ledger) -> dict[s
 
 
 def _apart(decision: Decision) -> list[Candidate]:
-    return [c for c in decision.candidates if by_row(decision.site, c)]
+    return [c for c in _distinct(decision) if by_row(decision.site, c)]
+
+
+def _distinct(decision: Decision) -> list[Candidate]:
+    """One candidate for all that make the same of the weights: they have the same price."""
+    return list({c.weights.text: c.weights for c in decision.candidates}.values())
 
 
 def _prices(
@@ -170,10 +180,12 @@ def _prices(
     sampled: Sequence[Price | Refusal] | None,
 ) -> list[tuple[Candidate, Price | Refusal]]:
     """Every candidate with its price, in the order of the policy."""
-    rest = [c for c in decision.candidates if not by_row(site, c)]
+    distinct = _distinct(decision)
+    rest = [c for c in distinct if not by_row(site, c)]
     rows = iter(price_rows(site, weight, _apart(decision), damage) if sampled is None else sampled)
     whole = iter(_whole(site, weight, rest, surveyed, damage) if rest else ())
-    return [(c, next(rows if by_row(site, c) else whole)) for c in decision.candidates]
+    prices = {c.text: next(rows if by_row(site, c) else whole) for c in distinct}
+    return [(c, prices[c.weights.text]) for c in decision.candidates]
 
 
 def _whole(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from tersor.compiler.stores.dense import Dense
 
 BLOCK = 2**21
 """Weights that are decoded at a time."""
+INPUT_GROUP: Final = 64
+"""Columns of an input that share a scale where nothing else is said."""
 
 
 def group_count(width: int, group: int) -> int:
@@ -34,13 +36,22 @@ class Affine(Store):
 
     `codes` (rows, columns) of `bits` each; `scale` (rows, groups) in 16 bits; `zero` (rows, groups) of `bits` each,
     or absent when the levels are symmetric around 2^(bits-1). `group` is the number of columns that share a scale.
+    `input_group` columns of an input share one where an integer kernel rounds it to 8 bits, 0: those of a row do; what
+    the store stands for does not depend on it.
     """
 
     kind = "affine"
 
-    def __init__(self, codes: Codes, scale: Dense, zero: Codes | None, group: int) -> None:
+    def __init__(
+        self, codes: Codes, scale: Dense, zero: Codes | None, group: int, input_group: int = INPUT_GROUP
+    ) -> None:
         self.shape = codes.shape
-        self.codes, self.scale, self.zero, self.group = codes, scale, zero, group
+        self.codes, self.scale, self.zero = codes, scale, zero
+        self.group, self.input_group = group, input_group
+
+    def reading(self, input_group: int) -> Affine:
+        """The same weights with another `input_group`."""
+        return Affine(self.codes, self.scale, self.zero, self.group, input_group)
 
     @property
     def bits_per_code(self) -> int:
@@ -83,19 +94,20 @@ class Affine(Store):
         codes, scale, zero = parts["codes"], parts["scale"], parts.get("zero")
         if not isinstance(codes, Codes) or not isinstance(scale, Dense) or not isinstance(zero, Codes | None):
             raise ValueError("an affine store is made of codes, a scale and a zero point")
-        return Affine(codes, scale, zero, self.group)
+        return Affine(codes, scale, zero, self.group, self.input_group)
 
     def meta(self) -> dict[str, Any]:
-        return {"group": self.group}
+        return {"group": self.group, "input": self.input_group}
 
     @classmethod
     def build(cls, shape: tuple[int, ...], meta: Json, parts: Mapping[str, Store], array: Tensor | None) -> Affine:
-        codes, scale, zero, group = parts["codes"], parts["scale"], parts.get("zero"), int(meta["group"])
+        codes, scale, zero = parts["codes"], parts["scale"], parts.get("zero")
+        group, input_group = int(meta["group"]), int(meta["input"])
         if not isinstance(codes, Codes) or not isinstance(scale, Dense) or not isinstance(zero, Codes | None):
             raise ValueError("an affine store is made of codes, a scale and a zero point")
-        if group < 1 or len(shape) != 2:
+        if group < 1 or input_group < 0 or len(shape) != 2:
             raise ValueError("an affine store is a matrix in groups of columns")
         grid = (shape[0], group_count(shape[1], group))
         if codes.shape != shape or scale.shape != grid or (zero is not None and zero.shape != grid):
             raise ValueError(f"affine store of shape {shape} in groups of {group} does not fit its parts")
-        return cls(codes, scale, zero, group)
+        return cls(codes, scale, zero, group, input_group)

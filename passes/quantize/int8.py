@@ -13,11 +13,13 @@ from torch import Tensor
 
 from tersor.compiler.method import Context, Method, Params, Refusal
 from tersor.compiler.stores import Affine
+from tersor.passes.quantize.inputs import USUAL, Activations, columns_of
 from tersor.passes.quantize.uniform import quantise
 
 
 class Int8(Params):
     symmetric: Annotated[bool, Field(description="levels symmetric around zero, no zero point stored")] = True
+    activations: Activations = USUAL
 
 
 class Int8Quantisation(Method[Int8]):
@@ -33,8 +35,14 @@ class Int8Quantisation(Method[Int8]):
             return Refusal(f"rows of 8-bit codes need a matrix, not shape {shape}")
         return None
 
+    def input_group(self, point: Int8) -> int:
+        return columns_of(point.activations)
+
+    def weights(self, point: Int8) -> Int8:
+        return point.model_copy(update={"activations": USUAL})
+
     def pack(self, tensor: Tensor, point: Int8, context: Context = Context()) -> Affine:
-        return quantise(tensor, 8, tensor.shape[1], point.symmetric)
+        return quantise(tensor, 8, tensor.shape[1], point.symmetric).reading(columns_of(point.activations))
 
     def examples(self) -> tuple[Int8, ...]:
         return (Int8(),)

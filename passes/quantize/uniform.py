@@ -24,6 +24,7 @@ from tersor.compiler.method import Context, Method, Params, Refusal
 from tersor.compiler.stores import Affine, Codes, Dense
 from tersor.compiler.stores.affine import group_count, spread
 from tersor.passes.quantize.compensate import ROWS, compensated
+from tersor.passes.quantize.inputs import USUAL, Activations, columns_of
 
 Group = Literal[32, 64, 128, "row"]
 CLIPS = tuple(1 - 0.05 * i for i in range(11))
@@ -38,6 +39,7 @@ class Uniform(Params):
         Literal["nearest", "compensated"],
         Field(description="`compensated` moves rounding errors into later columns; needs calibration data"),
     ] = "nearest"
+    activations: Activations = USUAL
 
 
 def columns_per_group(group: Group, width: int) -> int:
@@ -140,6 +142,12 @@ class UniformQuantisation(Method[Uniform]):
     def wants_form(self, point: Uniform) -> bool:
         return point.rounding == "compensated"
 
+    def input_group(self, point: Uniform) -> int:
+        return columns_of(point.activations)
+
+    def weights(self, point: Uniform) -> Uniform:
+        return point.model_copy(update={"activations": USUAL})
+
     def pack(self, tensor: Tensor, point: Uniform, context: Context = Context()) -> Affine:
         def fit(columns: Tensor, group: int) -> Affine:
             ratio = best_ratio(columns, point.bits, group, point.symmetric) if point.clip else 1.0
@@ -147,8 +155,10 @@ class UniformQuantisation(Method[Uniform]):
 
         group = columns_per_group(point.group, tensor.shape[1])
         if self.wants_form(point) and context.form is not None:
-            return compensated(tensor, context.form, group, lambda columns: fit(columns, columns.shape[1]))
-        return fit(tensor, group)
+            store = compensated(tensor, context.form, group, lambda columns: fit(columns, columns.shape[1]))
+        else:
+            store = fit(tensor, group)
+        return store.reading(columns_of(point.activations))
 
     def examples(self) -> tuple[Uniform, ...]:
         return tuple(Uniform(bits=bits) for bits in range(2, 9))

@@ -92,7 +92,14 @@ def optimiser(program: Program, policy: Policy, batches: Sequence[Batch] | None,
     name = settings.signal or signal_of(program).name
     judge = Judge(program, asked, settings.backend, batches, name, settings.ledger, Pace(), settings.metric)
     prepared = prepare(
-        program, policy, METHODS, batches, signal=settings.signal, progress=_in_time(settings), ledger=settings.ledger
+        program,
+        policy,
+        METHODS,
+        batches,
+        signal=settings.signal,
+        progress=_in_time(settings),
+        ledger=settings.ledger,
+        kernels=settings.backend != "eager",
     )
     return _asked(prepared, judge, settings)
 

@@ -12,19 +12,21 @@ LARGE = 4096
 
 def default_space(program: Program, calibrated: bool) -> Policy:
     """Every matrix at 2 to 8 bits, with scales for 64 columns or for the row, rounded with compensation where there is
-    data to find it from; everything small in 16 bits."""
+    data to find it from; the same widths for the scales of what linears read, where data tells what that does;
+    everything small in 16 bits."""
     large = {s.kind for s in program.sites if s.kind in MATRICES and len(s.shape) == 2 and s.params >= LARGE}
     small = {s.kind for s in program.sites if s.kind not in MATRICES or s.params < LARGE}
     rounding = ", rounding = compensated" if calibrated else ""
+    reading = ", activations = {64, row}" if calibrated else ""
     lines = []
     halved = " or ".join(kind for kind in (*MATRICES, "norm", "bias") if kind in small)
     if halved:
         lines.append(f"for {halved} choose half()")
-    matrices = " or ".join(kind for kind in MATRICES if kind in large)
-    if matrices:
-        narrowest = min(s.shape[-1] for s in program.sites if s.kind in large and len(s.shape) == 2)
-        groups = "{64, row}" if narrowest > 64 else "row"
+    narrowest = min((s.shape[-1] for s in program.sites if s.kind in large and len(s.shape) == 2), default=0)
+    groups = "{64, row}" if narrowest > 64 else "row"
+    for kind in (kind for kind in MATRICES if kind in large):
+        more = reading if kind == "linear" and narrowest > 64 else ""
         lines.append(
-            f"for ({matrices}) where params >= {LARGE} choose uniform(bits = 2..8, group = {groups}{rounding})"
+            f"for {kind} where params >= {LARGE} choose uniform(bits = 2..8, group = {groups}{rounding}{more})"
         )
     return Policy.parse("\n".join(lines) + "\n", "<default space>")

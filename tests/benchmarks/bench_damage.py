@@ -4,10 +4,11 @@
 
 Plans for sizes from the smallest to the largest come from three allocations in turn: by predicted damage, by weight
 error, and by predicted damage disturbed at random (a factor of e^N(0, 1) at each choice). The weights of each are put
-into the model as floating numbers, and its outputs compared with the original's on held-out sentences. The predictions:
-what a plan shows (scores corrected by measured choices, and how these act together), the sum of second-order scores,
-the sum of relative weight errors, and the sum of the divergences measured one choice at a time, on sentences that the
-scores come from: no prediction knows the held-out ones. Needs what `minilm.py` says.
+into the model as floating numbers, inputs are rounded as the kernels do, and its outputs compared with the original's
+on held-out sentences. The predictions: what a plan shows (scores corrected by measured choices, and how these act
+together), the sum of second-order scores, the sum of relative weight errors, and the sum of the divergences measured
+one choice at a time, on sentences that the scores come from: no prediction knows the held-out ones. Needs what
+`minilm.py` says.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 
 import tersor
 from tersor.compiler.allocate import Allocation, allocate
+from tersor.compiler.measure.inputs import linears, rounded
 from tersor.compiler.measure.price import Choice, pack_chosen
 from tersor.compiler.prepare import Prepared, prepare
 from tersor.compiler.slots import parameter_of
@@ -68,7 +70,7 @@ def plans(choices: Mapping[str, Sequence[Choice]], count: int) -> list[dict[str,
 
 
 class Bench:
-    """The model with some of its weights as they come out of their stores."""
+    """The model with some of its weights as they come out of their stores, and their inputs as kernels round them."""
 
     def __init__(self, prepared: Prepared, batches: Batches) -> None:
         self.prepared, self.batches = prepared, batches
@@ -80,13 +82,20 @@ class Bench:
     @torch.no_grad()
     def __call__(self, chosen: Mapping[str, Choice]) -> float:
         """The divergence with some sites as chosen and the others as they are: 1 - mean cosine."""
-        before = {}
+        before, rounding = {}, []
         for name, choice in chosen.items():
             if choice.candidate is not None:
+                group = choice.candidate.input_group
+                if group is not None:
+                    for path, _ in linears(self.prepared.program, self.sites[name]):
+                        leaf = self.run.graph_module.get_submodule(path)
+                        rounding.append(leaf.register_forward_pre_hook(lambda _, x, g=group: (rounded(x[0], g),)))
                 weight = parameter_of(self.run.graph_module, self.sites[name])
                 before[name] = weight.clone()
                 weight.copy_(self._dense(choice))
         found = float(1 - (embed(self.run, self.batches) * self.original).sum(-1).double().mean())
+        for hook in rounding:
+            hook.remove()
         for name, values in before.items():
             parameter_of(self.run.graph_module, self.sites[name]).copy_(values)
         return found

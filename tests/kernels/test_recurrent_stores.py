@@ -82,7 +82,7 @@ def test_every_matrix_runs_in_its_own_form(
 
 def test_states_that_a_tanh_bounds_have_one_scale() -> None:
     for layer, group in ((nn.LSTM(64, 64), 0), (nn.RNN(64, 64, nonlinearity="relu"), 64)):
-        lowered, _ = NumbaBackend(64).emit(graph_of(layer, {"weight_ih_l0": 64, "weight_hh_l0": 64}))
+        lowered, _ = NumbaBackend().emit(graph_of(layer, {"weight_ih_l0": 64, "weight_hh_l0": 64}))
         kernel = lowered.lowered.get_submodule("layer")
         assert isinstance(kernel, QuantizedRecurrent)
         found = [linear.layout.activation_group for linear in kernel.linears if isinstance(linear, QuantizedLinear)]

@@ -47,8 +47,12 @@ def measured(prepared: Prepared, stores: Mapping[str, Store], examples: list[Bat
     return first.compared(with_weights(prepared, stores), "").mean
 
 
-def ready(model: nn.Module, example: Mapping[str, Tensor], data: list[Batch], rules: str = RULES) -> Prepared:
-    return prepare(original.captured(model, example, share=True), Policy.parse(rules), METHODS, data)
+def ready(
+    model: nn.Module, example: Mapping[str, Tensor], data: list[Batch], signal: SignalName | None = None
+) -> Prepared:
+    """With the weights alone: what kernels add is tested in `test_inputs`."""
+    program = original.captured(model, example, share=True)
+    return prepare(program, Policy.parse(RULES), METHODS, data, signal=signal, kernels=False)
 
 
 def coded(prepared: Prepared, bits: int) -> dict[str, Choice]:
@@ -90,7 +94,7 @@ def test_a_run_from_the_middle_is_a_whole_run(name: str) -> None:
 def test_an_anchor_is_what_a_whole_run_measures(signal: SignalName) -> None:
     model, example = tiny()
     data = batches(2)  # so few that all of them are measured on
-    prepared = prepare(original.captured(model, example, share=True), Policy.parse(RULES), METHODS, data, signal=signal)
+    prepared = ready(model, example, data, signal)
     contenders = prepared.contenders
     assert contenders is not None
     contenders.anchor(prepared.packed.of)

@@ -46,8 +46,9 @@ class AffineForm(Form):
         return None
 
     def linear(self, store: Store, bias: Tensor | None, target: Target) -> QuantizedLinear:
-        codes, scale, zero, bits, group = operands(_affine(store))
-        activation_group = fitting_group(target.activation_group, group)
+        held = _affine(store)
+        codes, scale, zero, bits, group = operands(held)
+        activation_group = fitting_group(target.group(held.input_group), group)
         return QuantizedLinear.from_codes(
             codes, scale, zero, bits, bias, "none", activation_group, group, target.level.name
         )

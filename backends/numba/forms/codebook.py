@@ -48,8 +48,7 @@ class CodebookForm(Form):
         small = levels.numel() <= 16 and held.shape[1] <= MAX_COLUMNS and target.level.name != "generic"
         if small and _rounding(held) <= WORST:
             codes = held.codes.values.detach()
-            group = target.activation_group
-            return LookupLinear.from_codes(codes, *round_levels(levels), bias, group, target.level.name)
+            return LookupLinear.from_codes(codes, *round_levels(levels), bias, target.group(), target.level.name)
         return rounded_linear(store.dense().detach(), bias, target)
 
     def embedding(self, store: Store, target: Target) -> GatheredEmbedding:

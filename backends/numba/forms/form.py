@@ -9,14 +9,20 @@ from torch import Tensor, nn
 
 from tersor.backends.numba.features import Level
 from tersor.compiler.stores import Store
+from tersor.compiler.stores.affine import INPUT_GROUP
 
 
 @dataclass(frozen=True)
 class Target:
-    """What kernels are made for: the CPU level, and how many columns of activations share a scale (0: the row)."""
+    """What kernels are made for: the CPU level, and how many columns of activations share a scale (0: the row; None: as
+    many as the store says)."""
 
     level: Level
-    activation_group: int
+    activation_group: int | None = None
+
+    def group(self, said: int = INPUT_GROUP) -> int:
+        """Columns of activations that share a scale, for a store that says so many."""
+        return said if self.activation_group is None else self.activation_group
 
 
 class Form(ABC):

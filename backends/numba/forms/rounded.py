@@ -36,6 +36,6 @@ def rounded_linear(matrix: Tensor, bias: Tensor | None, target: Target) -> nn.Mo
         codes, scale, error = rounded(matrix, group)
         if error <= WORST:
             zero = torch.full_like(scale, 128.0)
-            options = ("none", target.activation_group if not group else GROUP, group, target.level.name)
+            options = ("none", target.group() if not group else GROUP, group, target.level.name)
             return QuantizedLinear.from_codes(codes, scale, zero, 8, bias, *options)  # type: ignore[arg-type]
     return DenseLinear.from_weight(matrix, bias, "none", target.level.name)

@@ -51,7 +51,7 @@ def _codes(store: Store, values: Affine, bias: Tensor | None, target: Target) ->
     codes = torch.full(store.shape, int(zero), dtype=torch.uint8)
     codes[kept_mask(store)] = values.codes.values.detach().reshape(-1)
     scale = values.scale.dense().detach().reshape(1, 1).expand(store.shape[0], 1)
-    options = (bits, bias, "none", target.activation_group, 0, target.level.name)
+    options = (bits, bias, "none", target.group(values.input_group), 0, target.level.name)
     return QuantizedLinear.from_codes(codes, scale, torch.full_like(scale, zero), *options)  # type: ignore[arg-type]
 
 
