@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from numba import types
-
 from tersor.backends.numba.elementwise import exp
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
@@ -63,7 +61,7 @@ def make_product(spec: AttentionSpec, across: bool) -> Any:
             for v in range(STRIPS):
                 e.store(e.at(c, e.times(c_stride, m), v * size), e.b.fmul(sums[m * STRIPS + v], scale))
 
-    @kernel(level, 10, types.int64)
+    @kernel(level, 10, "int64")
     def product(e: Emitter, left: Value, *arguments: Value) -> Value:
         b = e.b
         done = b.append_basic_block("product_done")

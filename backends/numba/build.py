@@ -1,28 +1,28 @@
 """Compiled kernels, cached in the process and on disk.
 
-Numba keeps compiled code next to the file a function is written in, and looks at that file only: it sees neither the
-emitter nor the values a function closes over. So each specialisation gets a file of its own, a copy of a glue file
-with its SPEC filled in, in a folder named by a hash of all sources that shape the code, and by the versions of Numba
-and llvmlite. Numba itself keys on the CPU.
+Each specialisation is a copy of a glue file with its SPEC filled in, which Numba compiles. The native objects (see
+`objects`) are kept in a folder named by a hash of all sources that shape the code, by the versions of Numba and
+llvmlite, and by the processor. Numba is imported where something is to be compiled.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from threading import RLock
-from types import ModuleType
 from typing import Protocol
 
-import llvmlite
-import numba
-
+from tersor.backends.numba import objects
 from tersor.backends.numba.attentionkernels import AttentionSpec
 from tersor.backends.numba.driverspec import DriverSpec
 from tersor.backends.numba.elementwise import (
@@ -35,6 +35,7 @@ from tersor.backends.numba.elementwise import (
     UnarySpec,
 )
 from tersor.backends.numba.layout import Layout
+from tersor.backends.numba.memorykernels import provide_syscall
 from tersor.backends.numba.microkernels import LinearSpec
 from tersor.backends.numba.quantiser import QuantiseSpec
 from tersor.backends.numba.rounding import RoundSpec
@@ -100,6 +101,7 @@ _SOURCES = (
     "cells",
     "recurrentoperands",
     "glue_recurrence",
+    "objects",
     "build",
 )
 _lock = RLock()
@@ -122,7 +124,8 @@ def cache_root() -> Path:
 @lru_cache(maxsize=1)
 def kernel_version() -> str:
     """Hash of everything that shapes the compiled code, apart from the CPU."""
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:2]}".encode())
+    versions = " ".join(version(name) for name in ("numba", "llvmlite"))
+    digest = hashlib.sha256(f"{versions} {sys.version_info[:2]}".encode())
     for source in _SOURCES:
         digest.update((_HERE / f"{source}.py").read_bytes())
     return digest.hexdigest()[:16]
@@ -130,7 +133,7 @@ def kernel_version() -> str:
 
 @lru_cache(maxsize=8)
 def _folder(root: Path) -> Path:
-    folder = root / "kernels" / kernel_version()
+    folder = root / "kernels" / f"{kernel_version()}-{objects.digest(objects.processor().encode())[:8]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -149,32 +152,51 @@ class Spec(Protocol):
     @property
     def name(self) -> str: ...
 
-
-def _module(spec: Spec, glue: str) -> ModuleType:
-    """The module compiled for `spec`: written if it is not there as it should be, then imported."""
-    source = (_HERE / f"{glue}.py").read_text()
-    lines = [f"SPEC = {spec!r}" if line.startswith("SPEC = ") else line for line in source.splitlines()]
-    text = "\n".join(lines) + "\n"
-    path = _folder(cache_root()) / f"{spec.name}.py"
-    if not path.exists() or path.read_text() != text:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
-    name = f"tersor_kernels_{spec.name}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ImportError(f"cannot import {path}")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # Numba finds a function's globals through it
-    found.loader.exec_module(module)
-    return module
+    def __hash__(self) -> int: ...
 
 
 @cache
+def functions(spec: Spec, glue: str, names: tuple[str, ...] = ("kernel",)) -> dict[str, int]:
+    """Addresses of some functions of a glue file, compiled for `spec`."""
+    with _lock:
+        source = _source(spec, glue)
+        paths = {name: _folder(cache_root()) / f"{spec.name}.{name}.o" for name in names}
+        kept = {name: objects.find(path, source) for name, path in paths.items()}
+        provide_syscall()
+        if not all(kept.values()):
+            return _compiled(spec, source, paths)
+        return {name: objects.link(*found) for name, found in kept.items() if found}
+
+
+def _source(spec: Spec, glue: str) -> str:
+    """The text of a glue file with its SPEC filled in."""
+    lines = (_HERE / f"{glue}.py").read_text().splitlines()
+    return "\n".join(f"SPEC = {spec!r}" if line.startswith("SPEC = ") else line for line in lines) + "\n"
+
+
+def _compiled(spec: Spec, source: str, paths: Mapping[str, Path]) -> dict[str, int]:
+    """Compile the functions that `paths` names, and keep their objects there."""
+    with tempfile.TemporaryDirectory(prefix="tersor-kernels-") as folder:
+        file = Path(folder) / f"{spec.name}.py"
+        file.write_text(source)
+        name = f"tersor_kernels_{spec.name}"
+        found = importlib.util.spec_from_file_location(name, file)
+        if found is None or found.loader is None:
+            raise ImportError(f"cannot import {file}")
+        module = importlib.util.module_from_spec(found)
+        sys.modules[name] = module  # Numba finds a function's globals through it
+        found.loader.exec_module(module)
+        for function, path in paths.items():
+            compiled = getattr(module, function)
+            # Numba gives out objects of what it was told to cache; its own cache goes with the folder.
+            code, _ = compiled._library.serialize_using_object_code()[2]
+            objects.keep(path, compiled.native_name, source, code)
+        return {function: int(getattr(module, function).address) for function in paths}
+
+
 def kernel_address(spec: Spec, glue: str) -> int:
     """Address of the compiled `kernel` of a glue file: void(operands, first, last, work)."""
-    with _lock:
-        return int(_module(spec, glue).kernel.address)
+    return functions(spec, glue)["kernel"]
 
 
 def quantise_kernel(level: str) -> int:
@@ -214,8 +236,18 @@ def binary_kernel(level: str, function: Binary) -> int:
     return kernel_address(BinarySpec(level, function), "glue_binary")
 
 
+@dataclass(frozen=True)
+class Driver:
+    """The compiled `run` and `help_out` of `glue_driver`; Python threads go on while they run."""
+
+    run: Callable[[int, int, int, int], None]
+    help_out: Callable[[int, int, int], None]
+
+
 @cache
-def driver(level: str) -> ModuleType:
-    """The compiled `run` and `help_out` of `glue_driver`."""
-    with _lock:
-        return _module(DriverSpec(level), "glue_driver")
+def driver(level: str) -> Driver:
+    """The driver for a level."""
+    found = functions(DriverSpec(level), "glue_driver", ("run", "help_out"))
+    whole = ctypes.c_int64
+    run = ctypes.CFUNCTYPE(None, whole, whole, whole, whole)(found["run"])
+    return Driver(run, ctypes.CFUNCTYPE(None, whole, whole, whole)(found["help_out"]))

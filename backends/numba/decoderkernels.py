@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 
 from tersor.backends.numba.elementwise import exp
 from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value, kernel
@@ -64,7 +63,7 @@ def make_root_norm(spec: RootNormSpec) -> Any:
     level = level_named(spec.level)
     size = 4 * level.lanes
 
-    @kernel(level, 5, arguments_after=(types.float32,))
+    @kernel(level, 5, arguments_after=("float32",))
     def normalise(
         e: Emitter, x: Value, weight: Value, y: Value, vectors: Value, columns: Value, epsilon: Value
     ) -> None:

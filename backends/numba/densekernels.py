@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llvmlite import ir
-from numba import types
 
 from tersor.backends.numba.emitter import F32, I16, I32, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
@@ -93,7 +92,7 @@ def make_dense_tile(spec: DenseSpec) -> Any:
     """
     level = level_named(spec.level)
 
-    @kernel(level, 10, types.int64)
+    @kernel(level, 10, "int64")
     def tile(e: Emitter, left: Value, *arguments: Value) -> Value:
         b = e.b
         done = b.append_basic_block("tile_done")

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from tersor.backends.numba.features import Level
 
 Value: TypeAlias = Any  # llvmlite.ir.Value; llvmlite is not annotated
+Kind = Literal["void", "int64", "float32"]
+"""A type of Numba's."""
 
 I8, I16, I32, I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
 F32 = ir.FloatType()
@@ -141,7 +140,7 @@ class Emitter:
     def call(self, name: str, result: ir.Type, *arguments: Value, fastmath: tuple[str, ...] = ()) -> Value:
         """Call an LLVM intrinsic by its full name."""
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        function = cgutils.get_or_insert_function(self.b.module, kind, name)  # type: ignore[no-untyped-call]
+        function = declared(self.b.module, kind, name)
         return self.b.call(function, arguments, fastmath=fastmath)
 
     def look_up(self, table: Value, index: Value) -> Value:
@@ -308,19 +307,29 @@ class Emitter:
             first = b.add(first, self.times(pieces, size))
 
 
+def declared(module: Any, kind: Any, name: str) -> Value:
+    """The function of this name in a module of LLVM's."""
+    return module.globals.get(name) or ir.Function(module, kind, name)
+
+
 def kernel(
-    level: Level, arguments: int, result: Any = types.void, arguments_after: tuple[Any, ...] = ()
+    level: Level, arguments: int, result: Kind = "void", arguments_after: tuple[Kind, ...] = ()
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make `emit(emitter, *values)` a Numba intrinsic of `arguments` 64-bit integers, then of the types given."""
-    kinds = (*[types.int64] * arguments, *arguments_after)
+    # Only who compiles pays for the import.
+    from numba import types
+    from numba.extending import intrinsic
+
+    kinds = (*[types.int64] * arguments, *(getattr(types, kind) for kind in arguments_after))
+    given = getattr(types, result)
 
     def decorate(emit: Callable[..., Any]) -> Any:
         def typed(typing_context: Any, *_: Any) -> Any:
             def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Any:
                 emitted = emit(Emitter(builder, level), *values)
-                return context.get_dummy_value() if result is types.void else emitted
+                return context.get_dummy_value() if result == "void" else emitted
 
-            return result(*kinds), codegen
+            return given(*kinds), codegen
 
         # Numba reads the arity from the signature, which *args does not show.
         kind = inspect.Parameter.POSITIONAL_ONLY

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from numba import types
-
 from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import ceil_to
@@ -68,7 +66,7 @@ def _operands(e: Emitter, spec: GatherSpec, table: Value) -> list[Value]:
 def make_divide(spec: GatherSpec) -> Any:
     """divide(y, count, divisor): `count` floats, at least one, by an integer."""
 
-    @kernel(level_named(spec.level), 3, types.void)
+    @kernel(level_named(spec.level), 3, "void")
     def divide(e: Emitter, y: Value, count: Value, divisor: Value) -> None:
         by = e.b.sitofp(divisor, F32)
 

@@ -13,7 +13,7 @@ next chunk in one number: what was claimed from an older offer, or from a range 
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import cfunc, njit, types
 
 from tersor.backends.numba.driverspec import (
     ALLOWED,
@@ -62,7 +62,7 @@ WAIT, WAKE = 128, 129  # futex operations on memory of this process alone
 EVERYBODY = 1 << 30
 
 
-@njit(types.void(types.int64, types.int64, types.int64), nogil=True, error_model="numpy", cache=True)
+@njit(types.void(types.int64, types.int64, types.int64), error_model="numpy", cache=True)
 def drain(control, generation, place):  # type: ignore[no-untyped-def]  # addresses and counts
     """Claim and run chunks of an offer until none is left, as worker `place`, its own first."""
     allowed = atomic_load(control + ALLOWED)
@@ -87,7 +87,7 @@ def drain(control, generation, place):  # type: ignore[no-untyped-def]  # addres
         atomic_add(control + DONE, done)
 
 
-@njit(types.void(types.int64, types.int64, types.int64), nogil=True, error_model="numpy", cache=True)
+@cfunc("void(int64, int64, int64)", error_model="numpy", cache=True)
 def help_out(control, place, patience):  # type: ignore[no-untyped-def]
     """A helper's life: look for offers, for `patience` rounds awake, then asleep, until told to stop."""
     seen = atomic_load(control + GENERATION)
@@ -108,7 +108,7 @@ def help_out(control, place, patience):  # type: ignore[no-untyped-def]
             drain(control, seen, place)
 
 
-@njit(types.void(*[types.int64] * 5), nogil=True, error_model="numpy", cache=True)
+@njit(types.void(*[types.int64] * 5), error_model="numpy", cache=True)
 def offer(control, kernel, operands, units, chunk):  # type: ignore[no-untyped-def]
     """Run a step together with the helpers."""
     generation = atomic_load(control + GENERATION) + 1
@@ -132,7 +132,7 @@ def offer(control, kernel, operands, units, chunk):  # type: ignore[no-untyped-d
         pause()
 
 
-@njit(types.void(*[types.int64] * 4), nogil=True, error_model="numpy", cache=True)
+@cfunc("void(int64, int64, int64, int64)", error_model="numpy", cache=True)
 def run(steps, count, work, control):  # type: ignore[no-untyped-def]
     """Run `count` steps in order; `control` is the helpers' control block, 0 to do without them."""
     for s in range(count):

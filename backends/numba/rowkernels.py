@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 
 from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
@@ -31,7 +30,7 @@ def make_norm(spec: NormSpec) -> Any:
     level = level_named(spec.level)
     size = 4 * level.lanes
 
-    @kernel(level, 8, arguments_after=(types.float32,))
+    @kernel(level, 8, arguments_after=("float32",))
     def normalise(
         e: Emitter,
         x: Value,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import njit
 
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, detect
@@ -57,7 +57,7 @@ class Ceilings:
 def make_read(level: Level) -> Any:
     """read(address, blocks, turns): all bytes of `blocks` blocks of UNROLL vectors, `turns` times over."""
 
-    @kernel(level, 3, types.int64)
+    @kernel(level, 3, "int64")
     def read(e: Emitter, address: Value, blocks: Value, turns: Value) -> Value:
         vector = 4 * e.level.lanes
 
@@ -78,7 +78,7 @@ def make_read(level: Level) -> Any:
 def make_fma(level: Level) -> Any:
     """fma(address, turns): `turns` times UNROLL multiply-adds of independent accumulators."""
 
-    @kernel(level, 2, types.int64)
+    @kernel(level, 2, "int64")
     def fma(e: Emitter, address: Value, turns: Value) -> Value:
         x, y = e.load_floats(address), e.load_floats(e.at(address, 64))
         start = [e.load_floats(e.at(address, 64 * j)) for j in range(_accumulators(level))]
@@ -93,7 +93,7 @@ def make_dot(level: Level) -> Any:
     operands out of the first-level cache. Each has operands of its own: where a dot product is several instructions,
     none of them can be shared."""
 
-    @kernel(level, 2, types.int64)
+    @kernel(level, 2, "int64")
     def dot(e: Emitter, address: Value, turns: Value) -> Value:
         vector, tile = 4 * e.level.lanes, (level.row_tiles[0], level.strips)
 

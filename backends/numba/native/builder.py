@@ -224,7 +224,7 @@ class Builder:
             if leaf.dense and leaf.offset == 0 and leaf.numel * leaf.dtype.itemsize == buffer.size:
                 buffer.base = self._bases
                 self._bases += 1
-                fresh.append(Fresh.of(buffer.base, leaf.shape, leaf.dtype))
+                fresh.append(Fresh(buffer.base, leaf.shape, leaf.dtype))
         return fresh
 
     def _items(self, places: Mapping[int, int]) -> list[NativeRun | TorchCall]:
