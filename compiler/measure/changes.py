@@ -18,6 +18,7 @@ from tersor.compiler.measure.collect import Batch, Progress, batch_size, gathere
 from tersor.compiler.measure.ledger import Ledger
 from tersor.compiler.measure.resume import Resumable
 from tersor.compiler.measure.signal import Signal
+from tersor.compiler.memory import give_back
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 
@@ -26,7 +27,7 @@ EXAMPLES, LEAST = 32, 4
 WORK = 2e12
 """Products of a weight and a value that one replacement at every site may take; more examples than that are left
 out."""
-TOKENS = 1024
+TOKENS = 256
 """Tokens that are run together."""
 NUMBERS, NARROW = 2**15, 16
 """Of a change are kept, and of a vector at least: wider ones are projected at random, which keeps the products of two
@@ -34,6 +35,14 @@ changes on average."""
 
 Leaves = Mapping[str, nn.Module]
 """What stands at some paths of the graph."""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What `leaves` makes is put in the place of what is at `paths`."""
+
+    paths: tuple[str, ...]
+    leaves: Callable[[], Leaves]
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,8 @@ class Changes:
         return None if kept is None else Change(kept["change"], float(kept["damage"]))
 
     @torch.no_grad()
-    def measure(self, stage: str, replaced: Mapping[str, Callable[[], Leaves]]) -> dict[str, Change]:
-        """By key, the change where some leaves are replaced; each is made anew for every batch, so that only one is
+    def measure(self, stage: str, replaced: Mapping[str, Replaced]) -> dict[str, Change]:
+        """By key, the change where some leaves are replaced; they are made anew for every batch, so that one weight is
         held at a time."""
         run = self.program.callable().eval()
         graph = run.graph_module
@@ -74,15 +83,15 @@ class Changes:
         found: dict[str, list[Tensor]] = {key: [] for key in replaced}
         squares = dict.fromkeys(found, 0.0)
         vectors = done = width = 0
-        paths = {key: tuple(make()) for key, make in replaced.items()}
         for batch in self.batches:
             inputs = run.bind((), dict(batch))
-            runner = runner or Resumable(graph, list(paths.values()))
+            runner = runner or Resumable(graph, [some.paths for some in replaced.values()])
             before = self.signal.view(runner.first([inputs[n] for n in run.signature.names]), inputs)
             width = width or max(NARROW, NUMBERS // (len(before) * len(self.batches)))
             vectors += len(before)
-            for key, make in replaced.items():
-                change = self.signal.change(before, self.signal.view(runner.again(paths[key], make()), inputs))
+            for key, some in replaced.items():
+                after = self.signal.view(runner.again(some.paths, some.leaves()), inputs)
+                change = self.signal.change(before, after)
                 squares[key] += float(change.double().square().sum())
                 found[key].append(_projected(change, width))
                 done += 1
@@ -92,6 +101,8 @@ class Changes:
         for key, made in changes.items():
             damage = torch.tensor(made.damage, dtype=torch.float64)
             self.ledger.keep_arrays(key, {"change": made.vectors, "damage": damage})
+        del runner  # it holds what the graph computes on the way
+        give_back()
         return changes
 
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from math import exp, log, sqrt
 from statistics import median
 
 import numpy as np
+from torch import Tensor, nn
 
-from tersor.compiler.measure.changes import Change, Changes, Leaves, together
+from tersor.compiler.measure.changes import Change, Changes, Leaves, Replaced, together
 from tersor.compiler.measure.collect import Batch, Progress
 from tersor.compiler.measure.inputs import Inputs
 from tersor.compiler.measure.ledger import Ledger
@@ -195,16 +195,35 @@ class Contenders:
                 self.known[choice.site, choice.weights] = kept
         if missing:
             stores = packed({c.site: c for c in missing.values()})
-            replaced = {key: partial(self._leaves, c.site, stores[c.site]) for key, c in missing.items()}
+            replaced = {key: self._replaced(c.site, stores[c.site]) for key, c in missing.items()}
             for key, change in self.changes.measure("measuring choices", replaced).items():
                 self.known[missing[key].site, missing[key].weights] = change
         self._use(choices)
 
-    def _leaves(self, site: str, store: Store) -> Leaves:
+    def _replaced(self, site: str, store: Store) -> Replaced:
         """What reads a site, with the weight that a store stands for."""
-        weight, graph = store.dense().detach(), self.program.module
+        graph = self.program.module
         found = slots(graph, self.sites[site])
-        return {path: with_weight(graph.get_submodule(path), name, weight).eval() for path, name in found}
+
+        def leaves() -> Leaves:
+            read = {path: graph.get_submodule(path) for path, _ in found}
+            if all(isinstance(leaf, nn.Embedding) for leaf in read.values()):
+                return dict.fromkeys(read, Rows(store))  # a whole table takes much memory
+            weight = store.dense().detach()
+            return {path: with_weight(read[path], name, weight).eval() for path, name in found}
+
+        return Replaced(tuple(dict.fromkeys(slot.path for slot in found)), leaves)
+
+
+class Rows(nn.Module):
+    """Rows of a store."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.store.rows(index)
 
 
 def _distinct(choices: Sequence[Choice]) -> list[Choice]:

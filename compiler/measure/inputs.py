@@ -10,13 +10,13 @@ that a choice of the site has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from tersor.compiler.measure.changes import Change, Changes, Leaves
+from tersor.compiler.measure.changes import Change, Changes, Leaves, Replaced
 from tersor.compiler.measure.price import Choice, Choices
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
@@ -28,7 +28,7 @@ class Inputs:
 
     def __init__(self, program: Program, choices: Choices, changes: Changes) -> None:
         self.changes = changes
-        self.leaves: dict[tuple[str, int], Sequence[tuple[str, nn.Linear]]] = {}
+        self.leaves: dict[tuple[str, int], Mapping[str, nn.Linear]] = {}
         sites = {site.name: site for site in program.sites}
         for name, choice in ((name, c) for name, site in choices.items() for c in site):
             group = _group(choice)
@@ -40,7 +40,8 @@ class Inputs:
         """Measure what was not measured yet."""
         keys = {place: "input {} {}".format(*place) for place in self.leaves if place not in self.found}
         kept = {place: self.changes.known(key) for place, key in keys.items()}
-        replaced = {keys[place]: partial(self._rounding, place) for place, change in kept.items() if change is None}
+        missing = [place for place, change in kept.items() if change is None]
+        replaced = {keys[p]: Replaced(tuple(self.leaves[p]), partial(self._rounding, p)) for p in missing}
         made = self.changes.measure("measuring activations", replaced) if replaced else {}
         self.found |= {place: change or made[keys[place]] for place, change in kept.items()}
 
@@ -54,18 +55,18 @@ class Inputs:
         return change.damage if change else 0.0
 
     def _rounding(self, place: tuple[str, int]) -> Leaves:
-        return {path: Rounding(leaf, place[1]) for path, leaf in self.leaves[place]}
+        return {path: Rounding(leaf, place[1]) for path, leaf in self.leaves[place].items()}
 
 
 def _group(choice: Choice) -> int | None:
     return choice.candidate.input_group if choice.candidate else None
 
 
-def linears(program: Program, site: Site) -> Sequence[tuple[str, nn.Linear]]:
+def linears(program: Program, site: Site) -> Mapping[str, nn.Linear]:
     """The linears that read a weight, by path. A recurrent layer's state is no input of the graph, and bounded."""
     paths = dict.fromkeys(slot.path for slot in slots(program.module, site)) if site.readers else ()
     leaves = ((path, program.module.get_submodule(path)) for path in paths)
-    return [(path, leaf) for path, leaf in leaves if isinstance(leaf, nn.Linear)]
+    return {path: leaf for path, leaf in leaves if isinstance(leaf, nn.Linear)}
 
 
 class Rounding(nn.Module):

@@ -33,7 +33,9 @@ class Resumable(fx.Interpreter):
         """The outputs for the same inputs with other leaves at these paths."""
         self.leaves = leaves
         key = tuple(paths)
-        return self._through(self.parts[key], {node: self.kept[node] for node in self.starts[key]}, set())
+        outputs = self._through(self.parts[key], {node: self.kept[node] for node in self.starts[key]}, set())
+        self.leaves = {}  # they hold a weight
+        return outputs
 
     def _through(self, nodes: Sequence[fx.Node], env: dict[fx.Node, Any], wanted: set[fx.Node]) -> Sequence[Tensor]:
         self.env, output = env, ()

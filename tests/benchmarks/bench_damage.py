@@ -87,7 +87,7 @@ class Bench:
             if choice.candidate is not None:
                 group = choice.candidate.input_group
                 if group is not None:
-                    for path, _ in linears(self.prepared.program, self.sites[name]):
+                    for path in linears(self.prepared.program, self.sites[name]):
                         leaf = self.run.graph_module.get_submodule(path)
                         rounding.append(leaf.register_forward_pre_hook(lambda _, x, g=group: (rounded(x[0], g),)))
                 weight = parameter_of(self.run.graph_module, self.sites[name])

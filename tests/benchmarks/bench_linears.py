@@ -2,9 +2,11 @@
 
     python -m tests.benchmarks.bench_linears [--tokens 1 8 32 128 512] [--threads 1 2] [--large] [--out FOLDER]
 
-All contenders of a row are timed in turns in one process, after the ceilings of the machine. The limit of a row is
-max(operations / peak, bytes of the weights / read bandwidth at that many bytes). A ratio is the time of the best peer
-of the same width (8 or 4 bits, whatever its grouping) over ours, by least and by median times: above 1 we are faster.
+All contenders of a row are timed in turns in one process, after the ceilings of the machine. A call computes COPIES
+products, each with weights and an input of its own, as a model does; times are those of one. The limit of a row is
+max(operations / peak, bytes of the weights / read bandwidth at as many bytes as a call reads). A ratio is the time of
+the best peer of the same width (8 or 4 bits, whatever its grouping) over ours, by least and by median times: above 1 we
+are faster.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from tests.benchmarks import ceilings, ours
 from tests.benchmarks.ceilings import Ceilings
-from tests.benchmarks.contender import Linear, cosine
+from tests.benchmarks.contender import COPIES, Linear, cosine
 from tests.benchmarks.peers.present import Present, present
 from tests.benchmarks.tables import markdown, write
 
@@ -70,10 +72,9 @@ def measured(shape: tuple[int, int], tokens: int, limits: Ceilings, peers: Prese
     times = interleaved({name: c.run for name, c in contenders.items()}, seconds=seconds, slice_seconds=SLICE)
     rows = []
     for name, c in contenders.items():
-        limit = limits.limit(2.0 * tokens * weight.size, c.size, floats=c.bits == 32)
-        rows.append(
-            Row(*shape, tokens, threads, name, c.bits, min(times[name]), median(times[name]), limit, close[name])
-        )
+        limit = limits.limit(2.0 * tokens * weight.size * COPIES, c.size * COPIES, floats=c.bits == 32) / COPIES
+        least, middle = min(times[name]) / COPIES, median(times[name]) / COPIES
+        rows.append(Row(*shape, tokens, threads, name, c.bits, least, middle, limit, close[name]))
     return rows
 
 

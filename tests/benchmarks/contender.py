@@ -13,10 +13,15 @@ from torch import Tensor, nn
 Array: TypeAlias = NDArray[Any]
 
 
+COPIES = 8
+"""Products that one call computes, each with weights, input and output of its own: what a linear takes in a model,
+where weights come from further away and the call is shared."""
+
+
 @dataclass(frozen=True)
 class Linear:
-    """`run` computes x @ w^T for one x and w; `bits` a weight, 32 for float32. `size` is what it reads of weights and
-    scales, in bytes."""
+    """`run` computes x @ w^T COPIES times, and returns one of the products; `bits` a weight, 32 for float32. `size` is
+    what one of them reads of weights and scales, in bytes."""
 
     bits: int
     size: int

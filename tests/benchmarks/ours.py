@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from tests.benchmarks.contender import Array, Linear, Model, Subject
+from tests.benchmarks.contender import COPIES, Array, Linear, Model, Subject
 from tests.benchmarks.peers.torch import of_module
 from torch import Tensor
 
@@ -22,13 +22,16 @@ FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale
 
 def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     """On as many threads as torch has; each as the native program of a graph, which is how a model runs it."""
-    inputs = torch.from_numpy(x)
+    inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
     for bits, group in FORMS:
-        leaf = quantised(torch.from_numpy(weight), bits, group)
-        graph = NativeGraph(ring_of(leaf, 1).eval(), HANDLERS, detect().name)
+        leaves = [quantised(torch.from_numpy(weight), bits, group) for _ in inputs]
+        graph = ring_of(leaves[0], COPIES)
+        for i, leaf in enumerate(leaves):
+            graph.set_submodule(f"leaf{i}", leaf)
+        native = NativeGraph(graph.eval(), HANDLERS, detect().name)
         size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
         label = f"tersor {bits} bits, {f'groups of {group}' if group else 'row'}"
-        yield label, Linear(bits, size, lambda graph=graph: graph(inputs)[0].numpy())
+        yield label, Linear(bits, size, lambda native=native: native(*inputs)[0].numpy())
 
 
 def quantised(weight: Tensor, bits: int, group: int) -> QuantizedLinear:

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from tests.benchmarks.contender import Array, FirstOutput, Linear, Model, Subject
+from tests.benchmarks.contender import COPIES, Array, FirstOutput, Linear, Model, Subject
 from torch import nn
 
 
 def linears(weight: Array, x: Array, threads: int) -> Iterator[tuple[str, Linear]]:
     """`threads` is torch's own setting."""
     rows, columns = weight.shape
-    module, inputs = nn.Linear(columns, rows, bias=False), torch.from_numpy(x)
+    module, inputs = nn.Linear(columns, rows, bias=False), [torch.from_numpy(x.copy()) for _ in range(COPIES)]
     module.weight.data = torch.from_numpy(weight)
-    yield "torch fp32", Linear(32, 4 * weight.size, _on(module, inputs))
-    yield "torch dynamic int8", Linear(8, weight.size + 4 * rows, _on(_dynamic(nn.Sequential(module)), inputs))
+    several = Several(module)
+    yield "torch fp32", Linear(32, 4 * weight.size, _on(several, inputs))
+    yield "torch dynamic int8", Linear(8, weight.size + 4 * rows, _on(_dynamic(several), inputs))
 
 
 def prepare(subject: Subject, folder: Path) -> None:
@@ -47,5 +48,16 @@ def _dynamic(module: nn.Module) -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), kinds, dtype=torch.qint8)
 
 
-def _on(module: nn.Module, inputs: torch.Tensor) -> Callable[[], Array]:
-    return lambda: module(inputs).numpy()
+class Several(nn.Module):
+    """Copies of a module, each on an input of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.modules_of = nn.ModuleList(copy.deepcopy(module) for _ in range(COPIES))
+
+    def forward(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [module(x) for module, x in zip(self.modules_of, inputs, strict=True)]
+
+
+def _on(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Callable[[], Array]:
+    return lambda: module(inputs)[0].numpy()
