@@ -15,7 +15,7 @@ most where s is steep, and leave s and tanh within 3e-7 of the exact values; bot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from tersor.backends.numba.emitter import Emitter, Value, kernel
@@ -101,24 +101,24 @@ def make_cell(spec: CellSpec) -> Any:
 
     @kernel(level, 6)
     def cell(e: Emitter, u: Value, z: Value, size: Value, h: Value, c: Value, vectors: Value) -> None:
-        gates = _Gates(e)
-
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            offset = e.times(i, 4 * level.lanes)
+        def body(first: Value, count: int) -> None:
+            # One vector's operations wait for each other; those of two, as one of twice the width, alternate.
+            wide = Emitter(e.b, replace(level, lanes=count * level.lanes))
+            gates = _Gates(wide)
+            offset = e.times(first, 4 * level.lanes)
             places = [e.at(offset, e.times(size, k)) for k in range(GATES[spec.mode])]
-            inputs, products = ([e.load_floats(e.at(base, place)) for place in places] for base in (u, z))
+            inputs, products = ([wide.load_floats(e.at(base, place)) for place in places] for base in (u, z))
             state = e.at(h, offset)
             if spec.mode == "lstm":
                 memory = e.at(c, offset)
-                new, kept = gates.lstm(inputs, products, e.load_floats(memory))
-                e.store(memory, kept)
+                new, kept = gates.lstm(inputs, products, wide.load_floats(memory))
+                wide.store(memory, kept)
             elif spec.mode == "gru":
-                new = gates.gru(inputs, products, e.load_floats(state))
+                new = gates.gru(inputs, products, wide.load_floats(state))
             else:
                 new = gates.plain(spec.mode, inputs[0], products[0])
-            e.store(state, new)
-            return []
+            wide.store(state, new)
 
-        e.loop(vectors, [], body)
+        e.ladder(vectors, (2, 1), body)
 
     return cell

@@ -17,6 +17,10 @@ from tersor.backends.numba.native.lower import HANDLERS
 from tersor.compiler.measure.seconds import ring_of
 
 POLICY = "for linear or embedding or recurrent choose int8()"
+POLICIES = {
+    f"tersor 8 bits, activations by {group}": POLICY.replace("int8()", f"int8(activations = {group})")
+    for group in ("64", "128", "row")
+}
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
 
 
@@ -48,5 +52,6 @@ def quantised(weight: Tensor, bits: int, group: int) -> QuantizedLinear:
 def models(subject: Subject) -> Iterator[tuple[str, Model]]:
     """On as many threads as torch has."""
     example = {name: torch.from_numpy(value) for name, value in subject.example.items()}
-    result = tersor.compile(subject.module, tersor.Policy.parse(POLICY), example, backend="numba")
-    yield "tersor 8 bits", of_module(result.module, list(example))
+    for label, policy in POLICIES.items():
+        result = tersor.compile(subject.module, tersor.Policy.parse(policy), example, backend="numba")
+        yield label, of_module(result.module, list(example))
