@@ -147,8 +147,7 @@ class Contenders:
                 rest += damage
             else:
                 changes.append((nearest, sqrt(damage / nearest.damage)))
-            if (rounding := self.inputs.of(choice)) is not None:
-                changes.append((rounding, 1.0))
+        changes += [(rounding, 1.0) for rounding in self.inputs.of(chosen.values())]
         return rest + together(changes)
 
     def _used(self, site: str) -> Sequence[str]:

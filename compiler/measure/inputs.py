@@ -4,58 +4,77 @@ For a linear y = x W^T whose kernel rounds x with a scale for every group of col
 
     x_g -> a_g round(x_g / a_g),   a_g = max|x_g| / 127
 
-is a change of the outputs like any other (`changes`): it is measured with the original weights, once for every group
-that a choice of the site has.
+is a change of the outputs like any other (`changes`): it is measured with the original weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tersor.compiler.measure.changes import Change, Changes, Leaves, Replaced
+from tersor.compiler.measure.ledger import digest
 from tersor.compiler.measure.price import Choice, Choices
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
 from tersor.compiler.slots import slots
 
+Place = tuple[str, int]
+"""A site, and how many columns of its input share a scale."""
+
 
 class Inputs:
-    """The changes by site and group of columns."""
+    """The changes by site and group of columns. Where no site has a choice of groups, the change of all of them
+    together: it is a part of every plan, and of no choice."""
 
     def __init__(self, program: Program, choices: Choices, changes: Changes) -> None:
         self.changes = changes
-        self.leaves: dict[tuple[str, int], Mapping[str, nn.Linear]] = {}
+        self.leaves: dict[Place, Mapping[str, nn.Linear]] = {}
         sites = {site.name: site for site in program.sites}
         for name, choice in ((name, c) for name, site in choices.items() for c in site):
             group = _group(choice)
             if group is not None and (name, group) not in self.leaves and (found := linears(program, sites[name])):
                 self.leaves[name, group] = found
-        self.found: dict[tuple[str, int], Change] = {}
+        self.alike = len({site for site, _ in self.leaves}) == len(self.leaves)
+        self.found: dict[tuple[Place, ...], Change] = {}
 
     def measure(self) -> None:
         """Measure what was not measured yet."""
-        keys = {place: "input {} {}".format(*place) for place in self.leaves if place not in self.found}
-        kept = {place: self.changes.known(key) for place, key in keys.items()}
-        missing = [place for place, change in kept.items() if change is None]
-        replaced = {keys[p]: Replaced(tuple(self.leaves[p]), partial(self._rounding, p)) for p in missing}
+        places = list(self.leaves)
+        parts = [tuple(places)] if self.alike and places else [(place,) for place in places]
+        keys = {part: _key(part) for part in parts if part not in self.found}
+        kept = {part: self.changes.known(key) for part, key in keys.items()}
+        missing = [part for part, change in kept.items() if change is None]
+        replaced = {keys[part]: self._replaced(part) for part in missing}
         made = self.changes.measure("measuring activations", replaced) if replaced else {}
-        self.found |= {place: change or made[keys[place]] for place, change in kept.items()}
+        self.found |= {part: change or made[keys[part]] for part, change in kept.items()}
 
-    def of(self, choice: Choice) -> Change | None:
-        """What the kernel of a choice does by rounding its input; None where it does nothing, or nothing is known."""
-        group = _group(choice)
-        return None if group is None else self.found.get((choice.site, group))
+    def of(self, chosen: Iterable[Choice]) -> list[Change]:
+        """What the kernels of some choices do by rounding their inputs, as far as it is known."""
+        places = [(c.site, group) for c in chosen if (group := _group(c)) is not None]
+        if self.alike:
+            return list(self.found.values()) if places else []
+        return [self.found[place,] for place in places if (place,) in self.found]
 
     def damage(self, choice: Choice) -> float:
-        change = self.of(choice)
-        return change.damage if change else 0.0
+        """What the kernel of a choice does by itself."""
+        return 0.0 if self.alike else sum(change.damage for change in self.of([choice]))
 
-    def _rounding(self, place: tuple[str, int]) -> Leaves:
-        return {path: Rounding(leaf, place[1]) for path, leaf in self.leaves[place].items()}
+    def _replaced(self, places: Sequence[Place]) -> Replaced:
+        leaves = [(path, leaf, group) for site, group in places for path, leaf in self.leaves[site, group].items()]
+
+        def rounding() -> Leaves:
+            return {path: Rounding(leaf, group) for path, leaf, group in leaves}
+
+        return Replaced(tuple(path for path, *_ in leaves), rounding)
+
+
+def _key(places: Sequence[Place]) -> str:
+    if len(places) == 1:
+        return "input {} {}".format(*places[0])
+    return f"inputs {digest(places)}"
 
 
 def _group(choice: Choice) -> int | None:

@@ -37,10 +37,10 @@ for embedding choose half()
 BACKENDS: tuple[BackendName, ...] = ("numba", "eager")
 
 
-def ready(kernels: bool = True) -> Prepared:
+def ready(kernels: bool = True, rules: str = RULES) -> Prepared:
     model, example = tiny()
     program = original.captured(model, example, share=True)
-    return prepare(program, Policy.parse(RULES), METHODS, batches(4), kernels=kernels)
+    return prepare(program, Policy.parse(rules), METHODS, batches(4), kernels=kernels)
 
 
 def chosen(prepared: Prepared, bits: int, activations: str) -> dict[str, Choice]:
@@ -98,11 +98,14 @@ def test_what_rounding_does_is_what_a_whole_run_measures() -> None:
 
 
 @pytest.mark.parametrize("activations", ["32", "row"])
-def test_the_damage_of_a_plan_has_what_its_kernels_add(activations: str) -> None:
-    prepared, weights = ready().contenders, ready(kernels=False).contenders
+@pytest.mark.parametrize("choice", ["{32, row}", "one"])
+def test_the_damage_of_a_plan_has_what_its_kernels_add(activations: str, choice: str) -> None:
+    rules = RULES if choice != "one" else RULES.replace("{32, row}", activations)
+    prepared, weights = ready(rules=rules).contenders, ready(kernels=False).contenders
     assert prepared is not None
     assert weights is not None
     prepared.inputs.measure()
+    assert len(prepared.inputs.found) == (1 if choice == "one" else 4)
     plan = chosen(ready(), 8, activations)
     policy = Policy.parse(RULES.replace("{4, 8}", "8").replace("{32, row}", activations))
     model, example = tiny()
