@@ -78,14 +78,12 @@ class Changes:
         """By key, the change where some leaves are replaced; they are made anew for every batch, so that one weight is
         held at a time."""
         run = self.program.callable().eval()
-        graph = run.graph_module
-        runner: Resumable | None = None
+        runner = Resumable(run.graph_module, [some.paths for some in replaced.values()])
         found: dict[str, list[Tensor]] = {key: [] for key in replaced}
         squares = dict.fromkeys(found, 0.0)
         vectors = done = width = 0
         for batch in self.batches:
             inputs = run.bind((), dict(batch))
-            runner = runner or Resumable(graph, [some.paths for some in replaced.values()])
             before = self.signal.view(runner.first([inputs[n] for n in run.signature.names]), inputs)
             width = width or max(NARROW, NUMBERS // (len(before) * len(self.batches)))
             vectors += len(before)
