@@ -36,7 +36,7 @@ def main() -> None:
     folder = model_folder()
     model = read_model(str(folder))
     data = read_data(str(HERE / "calibration.txt"), model)
-    print(f"Compressing all-MiniLM-L6-v2 under {HERE.name}/minilm.tersor (about a minute on two cores) ...\n")
+    print(f"Compressing all-MiniLM-L6-v2 under {HERE.name}/minilm.tersor (a minute or two on two cores) ...\n")
     with progress() as report:
         result = tersor.compile(model.module, HERE / "minilm.tersor", model.example, data.calibration, progress=report)
     print_plan(result.plan, every_site=False)
