@@ -18,6 +18,11 @@ COPIES = 8
 where weights come from further away and the call is shared."""
 
 
+def several(weight: Array) -> list[Array]:
+    """COPIES weights, the first as given. They differ: a runtime may keep equal ones once."""
+    return [np.roll(weight, i, 0) for i in range(COPIES)]
+
+
 @dataclass(frozen=True)
 class Linear:
     """`run` computes x @ w^T COPIES times, and returns one of the products; `bits` a weight, 32 for float32. `size` is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from tests.benchmarks.contender import COPIES, Array, Linear, Model, Subject
+from tests.benchmarks.contender import COPIES, Array, Linear, Model, Subject, several
 from tests.benchmarks.peers.torch import of_module
 from torch import Tensor
 
@@ -28,7 +28,7 @@ def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     """On as many threads as torch has; each as the native program of a graph, which is how a model runs it."""
     inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
     for bits, group in FORMS:
-        leaves = [quantised(torch.from_numpy(weight), bits, group) for _ in inputs]
+        leaves = [quantised(torch.from_numpy(held), bits, group) for held in several(weight)]
         graph = ring_of(leaves[0], COPIES)
         for i, leaf in enumerate(leaves):
             graph.set_submodule(f"leaf{i}", leaf)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers import optimizer
-from tests.benchmarks.contender import COPIES, Array, FirstOutput, Linear, Model, Subject
+from tests.benchmarks.contender import COPIES, Array, FirstOutput, Linear, Model, Subject, several
 
 INT8_COMPUTE = 4  # MatMulNBits with activations of 8 bits, the fastest level
 OPSET = 21
@@ -109,7 +109,7 @@ def _matmul(weight: Array, batch: int) -> Any:
         [helper.make_tensor_value_info(f"{name}{i}", TensorProto.FLOAT, [batch, width]) for i in range(COPIES)]
         for name, width in (("x", columns), ("y", rows))
     ]
-    held = [numpy_helper.from_array(np.ascontiguousarray(weight.T), f"w{i}") for i in range(COPIES)]
+    held = [numpy_helper.from_array(np.ascontiguousarray(w.T), f"w{i}") for i, w in enumerate(several(weight))]
     graph = helper.make_graph(nodes, "linears", *ends, held)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 

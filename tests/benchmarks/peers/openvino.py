@@ -15,7 +15,7 @@ import torch
 from nncf import CompressWeightsMode
 from nncf.parameters import ModelType
 from openvino import opset13
-from tests.benchmarks.contender import COPIES, Array, FirstOutput, Linear, Model, Subject
+from tests.benchmarks.contender import COPIES, Array, FirstOutput, Linear, Model, Subject, several
 
 GROUPS = (32, 128)  # of columns that share an activation scale
 CORE = openvino.Core()
@@ -106,7 +106,7 @@ def _model(request: Any) -> Model:
 def _matmul(weight: Array, batch: int) -> Any:
     """y = x @ w^T, COPIES times."""
     inputs = [opset13.parameter([batch, weight.shape[1]], np.float32, name=f"x{i}") for i in range(COPIES)]
-    held = [opset13.constant(weight.copy(), name=f"w{i}") for i in range(COPIES)]
+    held = [opset13.constant(w, name=f"w{i}") for i, w in enumerate(several(weight))]
     pairs = zip(inputs, held, strict=True)
     products = [opset13.matmul(x, w, transpose_a=False, transpose_b=True) for x, w in pairs]
     return openvino.Model(products, inputs, "linears")

@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from tests.benchmarks.contender import COPIES, Array, FirstOutput, Linear, Model, Subject
+from tests.benchmarks.contender import COPIES, Array, FirstOutput, Linear, Model, Subject, several
 from torch import nn
 
 
 def linears(weight: Array, x: Array, threads: int) -> Iterator[tuple[str, Linear]]:
     """`threads` is torch's own setting."""
     rows, columns = weight.shape
-    module, inputs = nn.Linear(columns, rows, bias=False), [torch.from_numpy(x.copy()) for _ in range(COPIES)]
-    module.weight.data = torch.from_numpy(weight)
-    several = Several(module)
-    yield "torch fp32", Linear(32, 4 * weight.size, _on(several, inputs))
-    yield "torch dynamic int8", Linear(8, weight.size + 4 * rows, _on(_dynamic(several), inputs))
+    inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
+    linears = [nn.Linear(columns, rows, bias=False) for _ in inputs]
+    for linear, held in zip(linears, several(weight), strict=True):
+        linear.weight.data = torch.from_numpy(held)
+    plain = Several(linears)
+    yield "torch fp32", Linear(32, 4 * weight.size, _on(plain, inputs))
+    yield "torch dynamic int8", Linear(8, weight.size + 4 * rows, _on(_dynamic(plain), inputs))
 
 
 def prepare(subject: Subject, folder: Path) -> None:
@@ -49,14 +51,14 @@ def _dynamic(module: nn.Module) -> nn.Module:
 
 
 class Several(nn.Module):
-    """Copies of a module, each on an input of its own."""
+    """Modules, each on an input of its own."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.modules_of = nn.ModuleList(copy.deepcopy(module) for _ in range(COPIES))
+        self.parts = nn.ModuleList(parts)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        return [module(x) for module, x in zip(self.modules_of, inputs, strict=True)]
+        return [part(x) for part, x in zip(self.parts, inputs, strict=True)]
 
 
 def _on(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Callable[[], Array]:
