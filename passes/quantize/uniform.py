@@ -143,7 +143,9 @@ class UniformQuantisation(Method[Uniform]):
         return point.rounding == "compensated"
 
     def input_group(self, point: Uniform) -> int:
-        return columns_of(point.activations)
+        # A kernel sums the columns of a group of weights at once: an input's group is no wider, unless it is the row.
+        columns = columns_of(point.activations)
+        return columns if not columns or point.group == "row" else min(columns, point.group)
 
     def weights(self, point: Uniform) -> Uniform:
         return point.model_copy(update={"activations": USUAL})
@@ -158,7 +160,7 @@ class UniformQuantisation(Method[Uniform]):
             store = compensated(tensor, context.form, group, lambda columns: fit(columns, columns.shape[1]))
         else:
             store = fit(tensor, group)
-        return store.reading(columns_of(point.activations))
+        return store.reading(self.input_group(point))
 
     def examples(self) -> tuple[Uniform, ...]:
         return tuple(Uniform(bits=bits) for bits in range(2, 9))
