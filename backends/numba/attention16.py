@@ -10,7 +10,8 @@ Weights are 2^(s - max) in 8191 steps, within 6.4e-5 of the largest weight, and 
 rounded to. Values are rounded to 2047 levels of the largest of each column. Sums of products stay below 2^31: 4095^2
 times 128 columns, and 8191 * 2047 times 128 keys, after which they are added in float32.
 
-Scores lie transposed, one row a key and one lane a query, as in `attentionkernels`.
+Scores lie transposed, one row a key and one lane a query: the softmax then runs down the lanes without a horizontal
+sum, and the weights of one key stand side by side for the product with the values.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from tersor.backends.numba.attentionkernels import STRIPS, AttentionSpec
+from tersor.backends.numba.attentionkernels import STRIPS
 from tersor.backends.numba.emitter import I16, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
 
@@ -38,8 +39,10 @@ _ABOVE = (0.0135341679, 0.0520114607, 0.241442757, 0.693003834, 1.00000259)
 
 
 @dataclass(frozen=True)
-class Attention16Spec(AttentionSpec):
+class Attention16Spec:
     """Attention in 16-bit integers compiled for a level."""
+
+    level: str
 
     @property
     def name(self) -> str:
@@ -76,7 +79,7 @@ def _power(e: Emitter, x: Value) -> Value:
     return b.bitcast(b.add(b.bitcast(power, e.ints), b.shl(n, e.int_vector(23))), e.floats)
 
 
-def make_columns(spec: AttentionSpec, limit: float) -> Any:
+def make_columns(spec: Attention16Spec, limit: float) -> Any:
     """columns(scale, x, stride, rows, width): scale[d] = max_m |x[m, d]| / limit; rows `stride` bytes apart."""
     level = level_named(spec.level)
     size = 4 * level.lanes
@@ -99,7 +102,7 @@ def make_columns(spec: AttentionSpec, limit: float) -> Any:
     return columns
 
 
-def make_keys(spec: AttentionSpec) -> Any:
+def make_keys(spec: Attention16Spec) -> Any:
     """keys(target, x, stride, rows, width, scale): x / scale rounded to adjacent rows of 16-bit integers."""
     level = level_named(spec.level)
     n = level.lanes
@@ -125,7 +128,7 @@ def make_keys(spec: AttentionSpec) -> Any:
     return keys
 
 
-def make_values(spec: AttentionSpec) -> Any:
+def make_values(spec: Attention16Spec) -> Any:
     """values(target, x, stride, rows, width, scale): x / scale rounded to 16-bit integers; lane d of line j holds rows
     2j and 2j + 1, a missing last row as 0.
     """
@@ -160,7 +163,7 @@ def make_values(spec: AttentionSpec) -> Any:
     return values
 
 
-def make_queries(spec: AttentionSpec) -> Any:
+def make_queries(spec: Attention16Spec) -> Any:
     """queries(target, scale, x, width, columns, factor): x, `width` lines of STRIPS vectors of queries, times
     columns[d] and rounded to SIDE levels of the largest of each lane; line j of `target` holds lines 2j and 2j + 1.
     scale = factor (a float's address) * log2(e) * that largest / SIDE, by lanes.
@@ -203,7 +206,7 @@ def _tiles(lanes: int) -> tuple[int, ...]:
     return (8, 4, 2, 1) if lanes == 16 else (4, 2, 1)
 
 
-def make_scores(spec: AttentionSpec) -> Any:
+def make_scores(spec: Attention16Spec) -> Any:
     """scores(p, keys, count, width, queries, scale): p[k, lane] = scale[lane] * sum_d keys[k, d] queries[d, lane] for
     `count` keys.
     """
@@ -239,7 +242,7 @@ def make_scores(spec: AttentionSpec) -> Any:
     return scores
 
 
-def make_causal(spec: AttentionSpec) -> Any:
+def make_causal(spec: Attention16Spec) -> Any:
     """causal(p, first, keys, seen): hide key k of first..keys from the lanes below k - seen, that is from queries that
     see only `seen` keys and one more for each lane.
     """
@@ -268,7 +271,7 @@ def make_causal(spec: AttentionSpec) -> Any:
     return causal
 
 
-def make_softmax(spec: AttentionSpec) -> Any:
+def make_softmax(spec: Attention16Spec) -> Any:
     """softmax(target, p, keys, scale, inverse): weights WEIGHT * 2^(p - max p), rounded, down STRIPS vectors of lanes;
     line j of `target` holds keys 2j and 2j + 1, a missing last key as 0. inverse = 1 / sum of the weights (0 where
     every score is hidden, NaN where `scale` is not finite).
@@ -319,7 +322,7 @@ def make_softmax(spec: AttentionSpec) -> Any:
     return softmax
 
 
-def make_mix(spec: AttentionSpec) -> Any:
+def make_mix(spec: Attention16Spec) -> Any:
     """mix(y, y_stride, count, weights, inverse, values, width, pairs, scale): y[m, d] = inverse[m] scale[d] sum_k
     weights[k, m] values[k, d] for `count` lanes m and STRIPS vectors of columns d, of `pairs` pairs of keys; lines of
     values are `width` lanes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tersor.backends.numba.attention16 import WIDEST, Attention16Spec
@@ -42,17 +43,15 @@ def takes_width(level: str, width: int) -> bool:
 def attention16_step(
     level: str,
     shape: AttentionShape,
-    q: Rows,
-    k: Rows,
-    v: Rows,
-    y: Rows,
+    parts: Sequence[Rows],
     scale: Operand,
     mask: Operand = 0,
     mask_stride: int = 0,
     causal: bool = False,
 ) -> Step:
-    """softmax(scale q k^T + mask) v; `scale` is the address of a float, `mask` that of a float to be added for every
-    (sentence, key, query up to a multiple of `attention_tile`), `mask_stride` the bytes between sentences of it.
+    """y = softmax(scale q k^T + mask) v for `parts` q, k, v and y. `scale` is the address of a float, `mask` that of a
+    float to be added for every (sentence, key, query up to a multiple of `attention_tile`), `mask_stride` the bytes
+    between sentences of it.
 
     `causal`: the last query sees all keys, the one before it one less, and so on. Keys that no query of a tile sees are
     not read. The result's bound is in `attention16`; a query that sees nothing gets 0.
@@ -61,7 +60,6 @@ def attention16_step(
     even = ceil_to(shape.keys, 2)
     work = 8 * shape.width + 2 * (shape.keys + even) * shape.width
     work += 4 * tile * (shape.width * 3 // 2 + 2 + even + 1 + even // 2)
-    parts = (q, k, v, y)
     counts = (shape.queries, shape.keys, shape.heads, shape.shared, shape.width)
     places = (*[p.address for p in parts], *[p.token for p in parts], *[p.sentence for p in parts])
     operands = (*counts, *places, mask, mask_stride, scale, int(causal))

@@ -1,41 +1,21 @@
-"""Micro-kernels of attention in float32.
-
-Scores lie transposed, one row a key and one lane a query: the softmax then runs down the lanes without a horizontal
-sum, keys are read where they lie, and the weights of one key stand side by side for the product with the values.
-"""
+"""Micro-kernels that the forms of attention share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from tersor.backends.numba.elementwise import exp
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
-from tersor.backends.numba.features import level_named
+from tersor.backends.numba.features import Level
 
 STRIPS = 2  # vectors of queries held at once, and vectors of columns in a tile
-_HIDDEN = -1e30  # a query whose scores all lie below sees nothing
 
 
-@dataclass(frozen=True)
-class AttentionSpec:
-    """Attention compiled for a level."""
-
-    level: str
-
-    @property
-    def name(self) -> str:
-        return f"attention_{self.level}"
-
-
-def make_product(spec: AttentionSpec, across: bool) -> Any:
+def make_product(level: Level) -> Any:
     """product(left, a, a_stride, inner, b, b_stride, c, c_stride, factor, factor_stride) -> rows done.
 
     c[m, n] = factor[m] * sum_k a[m, k] b[k, n] for as many rows as the largest tile not above `left` and STRIPS
-    vectors of columns; strides in bytes, `factor_stride` 0 for one factor. k ascends whatever the tile. `a_stride` is
-    from row to row of a, whose columns are adjacent; `across`: from column to column, and rows are adjacent.
+    vectors of columns; strides in bytes, `factor_stride` 0 for one factor. k ascends whatever the tile.
     """
-    level = level_named(spec.level)
     size = 4 * level.lanes
     tiles = (8, 4, 2, 1) if level.lanes == 16 else (4, 2, 1)  # a tile fits 32 or 16 registers
 
@@ -43,15 +23,14 @@ def make_product(spec: AttentionSpec, across: bool) -> Any:
         e: Emitter, rows: int, a: Value, a_stride: Value, inner: Value, b: Value, b_stride: Value, c: Value,
         c_stride: Value, factor: Value, factor_stride: Value,
     ) -> None:  # fmt: skip
-        sources = [] if across else [e.opaque(e.at(a, e.times(a_stride, m))) for m in range(rows)]
+        sources = [e.opaque(e.at(a, e.times(a_stride, m))) for m in range(rows)]
 
         def body(k: Value, sums: list[Value]) -> list[Value]:
             line = e.at(b, e.times(b_stride, k))
             columns = [e.load_floats(e.at(line, v * size)) for v in range(STRIPS)]
-            column = e.at(a, e.times(a_stride, k)) if across else e.times(k, 4)
             new = []
             for m in range(rows):
-                value = e.broadcast_float(e.at(column, 4 * m) if across else e.at(sources[m], column))
+                value = e.broadcast_float(e.at(sources[m], e.times(k, 4)))
                 new += [e.fma(value, columns[v], sums[m * STRIPS + v]) for v in range(STRIPS)]
             return new
 
@@ -85,44 +64,8 @@ def make_product(spec: AttentionSpec, across: bool) -> Any:
     return product
 
 
-def make_softmax(spec: AttentionSpec) -> Any:
-    """softmax(p, keys, inverse): p = e^(p - max p) down STRIPS vectors of lanes in place, and 1 / sum p of every lane
-    (0 where every score is hidden).
-    """
-    level = level_named(spec.level)
-    size = 4 * level.lanes
-    strips = range(STRIPS)
-
-    @kernel(level, 3)
-    def softmax(e: Emitter, p: Value, keys: Value, inverse: Value) -> None:
-        b = e.b
-
-        def at(key: Value, v: int) -> Value:
-            return e.at(p, e.times(key, STRIPS * size), v * size)
-
-        def highest(key: Value, found: list[Value]) -> list[Value]:
-            return [e.maximum(found[v], e.load_floats(at(key, v))) for v in strips]
-
-        tops = e.loop(keys, [e.float_vector(_HIDDEN)] * STRIPS, highest)
-
-        def power(key: Value, totals: list[Value]) -> list[Value]:
-            values = [exp(e, b.fsub(e.load_floats(at(key, v)), tops[v])) for v in strips]
-            for v in strips:
-                e.store(at(key, v), values[v])
-            return [b.fadd(totals[v], values[v]) for v in strips]
-
-        totals = e.loop(keys, [e.float_vector(0.0)] * STRIPS, power)
-        for v in strips:
-            seen = b.fcmp_unordered(">", tops[v], e.float_vector(_HIDDEN))
-            share = b.select(seen, b.fdiv(e.float_vector(1.0), totals[v]), e.float_vector(0.0))
-            e.store(e.at(inverse, v * size), share)
-
-    return softmax
-
-
-def make_add(spec: AttentionSpec, factor: float = 1.0) -> Any:
+def make_add(level: Level, factor: float = 1.0) -> Any:
     """add(p, x, x_stride, keys): p += factor * x, `keys` rows of STRIPS vectors, those of x `x_stride` bytes apart."""
-    level = level_named(spec.level)
     size = 4 * level.lanes
 
     @kernel(level, 4)
@@ -139,34 +82,10 @@ def make_add(spec: AttentionSpec, factor: float = 1.0) -> Any:
     return add
 
 
-def make_gather(spec: AttentionSpec) -> Any:
-    """gather(target, source, stride, rows, width): rows of `width` floats, `stride` bytes apart, become adjacent."""
-    level = level_named(spec.level)
-    size = 4 * level.lanes
-
-    @kernel(level, 5)
-    def gather(e: Emitter, target: Value, source: Value, stride: Value, rows: Value, width: Value) -> None:
-        vectors = e.b.sdiv(width, I64(level.lanes))
-
-        def row(m: Value, _: list[Value]) -> list[Value]:
-            def vector(i: Value, _: list[Value]) -> list[Value]:
-                value = e.load_floats(e.at(source, e.times(m, stride), e.times(i, size)))
-                e.store(e.at(target, e.times(e.times(m, width), 4), e.times(i, size)), value)
-                return []
-
-            e.loop(vectors, [], vector)
-            return []
-
-        e.loop(rows, [], row)
-
-    return gather
-
-
-def make_transpose(spec: AttentionSpec) -> Any:
+def make_transpose(level: Level) -> Any:
     """transpose(target, source, stride, left, width): `left` rows of `width` floats, `stride` bytes apart, become the
     lanes of `width` rows of STRIPS vectors; lanes beyond `left` repeat the last row.
     """
-    level = level_named(spec.level)
     n = level.lanes
 
     @kernel(level, 5)

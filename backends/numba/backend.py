@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from tersor.backends.numba.attention import join_attentions, prepare_masks
+from tersor.backends.numba.attention import prepare_masks
 from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms import FORMS, Target, plain_kernel
 from tersor.backends.numba.forms.recurrent import plain_recurrent, recurrent, refuse_recurrent
@@ -91,7 +91,6 @@ class NumbaBackend:
         fuse_activations(lowered, single)
         merge_linears(lowered, single)
         prepare_masks(lowered)
-        join_attentions(lowered, self.level.name)
         fuse_norms(lowered, self.level.name)
         lowered.delete_all_unused_submodules()
         lowered.graph.lint()

@@ -23,7 +23,6 @@ from threading import RLock
 from typing import Protocol
 
 from tersor.backends.numba import objects
-from tersor.backends.numba.attentionkernels import AttentionSpec
 from tersor.backends.numba.driverspec import DriverSpec
 from tersor.backends.numba.elementwise import (
     Activation,
@@ -84,7 +83,6 @@ _SOURCES = (
     "glue_bags",
     "glue_norm",
     "attentionkernels",
-    "glue_attention",
     "attention16",
     "glue_attention16",
     "memorykernels",
@@ -218,10 +216,6 @@ def activation_kernel(level: str, activation: Activation) -> int:
 
 def norm_kernel(level: str) -> int:
     return kernel_address(NormSpec(level), "glue_norm")
-
-
-def attention_kernel(level: str) -> int:
-    return kernel_address(AttentionSpec(level), "glue_attention")
 
 
 def copy_kernel(level: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import cfunc
 
-from tersor.backends.numba.attentionkernels import STRIPS, AttentionSpec, make_product
+from tersor.backends.numba.attentionkernels import STRIPS, make_product
 from tersor.backends.numba.decoderkernels import AttendSpec, make_row_softmax
 from tersor.backends.numba.elementwise import make_copy
 from tersor.backends.numba.features import level_named
@@ -22,7 +22,7 @@ TILE = STRIPS * LANES
 load = make_load(LEVEL)
 copy = make_copy(LEVEL)
 softmax = make_row_softmax(LEVEL)
-product = make_product(AttentionSpec(SPEC.level), False)
+product = make_product(LEVEL)
 
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)

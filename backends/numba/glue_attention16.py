@@ -27,16 +27,17 @@ from tersor.backends.numba.memorykernels import make_load
 
 SPEC = Attention16Spec("generic")
 
-TILE = STRIPS * level_named(SPEC.level).lanes
-load = make_load(level_named(SPEC.level))
+LEVEL = level_named(SPEC.level)
+TILE = STRIPS * LEVEL.lanes
+load = make_load(LEVEL)
 column_scales = make_columns(SPEC, SIDE)
 value_scales = make_columns(SPEC, VALUE)
 round_keys = make_keys(SPEC)
 round_values = make_values(SPEC)
 round_queries = make_queries(SPEC)
-transpose = make_transpose(SPEC)
+transpose = make_transpose(LEVEL)
 scores_of = make_scores(SPEC)
-add = make_add(SPEC, LOG2E)  # scores are exponents of 2
+add = make_add(LEVEL, LOG2E)  # scores are exponents of 2
 hide = make_causal(SPEC)
 softmax = make_softmax(SPEC)
 mix = make_mix(SPEC)

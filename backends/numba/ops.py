@@ -16,11 +16,9 @@ from torch.nn import functional as F
 
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
-from tersor.backends.numba.layout import Layout, ceil_to, dense
+from tersor.backends.numba.layout import Layout, dense
 from tersor.backends.numba.reference import activate
 from tersor.backends.numba.steps import (
-    attention_step,
-    attention_tile,
     multiply_step,
     norm_step,
     quantise_step,
@@ -37,7 +35,6 @@ _library.define(
 _library.define(
     "add_layer_norm(Tensor x, Tensor? other, Tensor weight, Tensor bias, float epsilon, str level) -> Tensor"
 )
-_library.define("joined_attention(Tensor joined, Tensor? mask, int heads, int width, float scale, str level) -> Tensor")
 
 
 def direct(x: Tensor) -> bool:
@@ -167,65 +164,9 @@ def _norm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (found[0], None if other is None else found[1], found[2], found[3], None, None)
 
 
-# --- attention -------------------------------------------------------------------------------------------------------
-def joined_attention(joined: Tensor, mask: Tensor | None, heads: int, width: int, scale: float, level: str) -> Tensor:
-    """softmax(scale * q k^T + mask) v on the CPU: joined (batch, tokens, 3 * heads * width) holds q, k and v.
-
-    mask is additive, (batch or 1, 1, tokens, tokens), float32; a query that sees nothing gets 0. Result (batch, tokens,
-    heads * width).
-    """
-    batch, tokens, _ = joined.shape
-    tile = attention_tile(level)
-    fits = joined.dtype is torch.float32 and width % tile == 0
-    if mask is not None:
-        fits = fits and mask.dtype is torch.float32 and mask.shape[1:] == (1, tokens, tokens)
-    if not fits:
-        return attention_reference(joined, mask, heads, width, scale)
-    joined = joined.contiguous()
-    y = torch.empty((batch, tokens, heads * width))
-    if not y.numel():
-        return y
-    mask_address = mask_stride = 0
-    if mask is not None:
-        # The kernel reads whole vectors of queries, key by key.
-        mask = F.pad(mask.mT, (0, ceil_to(tokens, tile) - tokens)).contiguous()
-        mask_address, mask_stride = mask.data_ptr(), 4 * mask[0].numel() * (mask.shape[0] > 1)
-    factor = torch.tensor(scale)
-    addresses = (joined.data_ptr(), mask_address, mask_stride, factor.data_ptr(), y.data_ptr())
-    run_now(level, [attention_step(level, (batch, tokens, heads, width), *addresses)])
-    return y
-
-
-def attention_reference(joined: Tensor, mask: Tensor | None, heads: int, width: int, scale: float) -> Tensor:
-    """The same by torch."""
-    batch, tokens, _ = joined.shape
-    q, k, v = joined.view(batch, tokens, 3, heads, width).permute(2, 0, 3, 1, 4).unbind()
-    y = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.to(joined.dtype), scale=scale)
-    return y.transpose(1, 2).reshape(batch, tokens, heads * width)
-
-
-def _attention_fake(joined: Tensor, mask: Tensor | None, heads: int, width: int, *_: Any) -> Tensor:
-    return joined.new_empty((*joined.shape[:2], heads * width))
-
-
-def _attention_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    joined, mask, *ctx.rest = inputs
-    ctx.save_for_backward(joined, mask)
-
-
-def _attention_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """torch's own attention, recomputed; the mask is a constant."""
-    joined, mask = ctx.saved_tensors
-    joined = joined.detach().requires_grad_()
-    with torch.enable_grad():
-        y = attention_reference(joined, mask, *ctx.rest[:3])
-    return (*torch.autograd.grad(y, joined, grad), *[None] * 5)
-
-
 for _name, _kernel, _fake in (
     ("quantized_linear", quantized_linear, _linear_fake),
     ("add_layer_norm", add_layer_norm, _norm_fake),
-    ("joined_attention", joined_attention, _attention_fake),
 ):
     _library.impl(_name, _kernel, "CPU")
     torch.library.register_fake(f"tersor::{_name}", _fake, lib=_library)
@@ -233,10 +174,6 @@ torch.library.register_autograd(
     "tersor::quantized_linear", _linear_backward, setup_context=_linear_context, lib=_library
 )
 torch.library.register_autograd("tersor::add_layer_norm", _norm_backward, setup_context=_norm_context, lib=_library)
-torch.library.register_autograd(
-    "tersor::joined_attention", _attention_backward, setup_context=_attention_context, lib=_library
-)
 
 linear = torch.ops.tersor.quantized_linear.default
 layer_norm = torch.ops.tersor.add_layer_norm.default
-attention = torch.ops.tersor.joined_attention.default

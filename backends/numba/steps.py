@@ -11,7 +11,6 @@ import torch
 from tersor.backends.numba.attentionkernels import STRIPS
 from tersor.backends.numba.build import (
     activation_kernel,
-    attention_kernel,
     multiply_kernel,
     norm_kernel,
     quantise_kernel,
@@ -19,7 +18,7 @@ from tersor.backends.numba.build import (
 )
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
-from tersor.backends.numba.layout import Layout, ceil_to
+from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import panel_work
 from tersor.backends.numba.native.pool import Workspace, execute
 from tersor.backends.numba.native.values import Operand
@@ -121,24 +120,6 @@ def norm_step(
 def attention_tile(level: str) -> int:
     """Queries taken at once: the mask is padded to a multiple of it."""
     return STRIPS * level_named(level).lanes
-
-
-def attention_step(
-    level: str,
-    shape: tuple[int, int, int, int],
-    joined: Operand,
-    mask: Operand,
-    mask_stride: int,
-    scale: Operand,
-    y: Operand,
-) -> Step:
-    """Self-attention of `shape` (batch, tokens, heads, width) over q, k and v side by side."""
-    batch, tokens, heads, width = shape
-    tile = attention_tile(level)
-    work = 4 * ((width + tokens + 1) * tile + tokens * width)
-    operands = (tokens, heads, width, joined, mask, mask_stride, scale, y)
-    cost = tokens * ceil_to(tokens, tile) * (width / 20 + 0.3)
-    return Step("attention", attention_kernel(level), operands, batch * heads, cost, work)
 
 
 def float_bits(value: float) -> int:

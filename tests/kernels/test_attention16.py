@@ -43,9 +43,7 @@ def attend(
         turned = torch.zeros(mask.shape[0], mask.shape[2], -(-mask.shape[1] // tile) * tile)
         turned[:, :, : mask.shape[1]] = mask.mT
         address, stride = turned.data_ptr(), 4 * turned.stride(0)
-    step = attention16_step(
-        level, shape, rows(q), rows(k), rows(v), rows(y), factor.data_ptr(), address, stride, causal
-    )
+    step = attention16_step(level, shape, [rows(x) for x in (q, k, v, y)], factor.data_ptr(), address, stride, causal)
     run_now(level, (step,))
     return y
 

@@ -12,7 +12,6 @@ import torch
 from kernel_oracle import FASTEST
 from torch import Tensor, fx, nn
 
-from tersor.backends.numba.attention import JoinedAttention
 from tersor.backends.numba.backend import NumbaBackend
 from tersor.backends.numba.fuse import fuse_norms
 from tersor.backends.numba.gather import GatheredEmbedding
@@ -101,7 +100,6 @@ def test_computes_what_the_stores_compute(
     kinds = Counter(type(module) for module in lowered.modules())
     assert kinds[GatheredEmbedding] == 3
     assert kinds[QuantizedLinear] == 2 * 4 + 1  # q, k, v are one
-    assert kinds[JoinedAttention] == 2
     assert kinds[AddLayerNorm] == 5
     assert kinds[nn.Dropout] == kinds[CompressedLinear] == 0
     assert not [node for node in lowered.lowered.graph.nodes if node.target is torch.ops.aten.gelu.default]

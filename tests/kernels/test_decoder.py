@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lowered import run
 from test_native import emitted, tensors
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from tersor.backends.numba.backend import NumbaBackend
 from tersor.backends.numba.decodermodules import RootNorm, Rotary
@@ -132,42 +131,6 @@ def test_what_mixes_tokens_is_refused(calls: tuple[Any, ...]) -> None:
 def test_causal_attention_is_not() -> None:
     with torch.no_grad():
         assert small(*SPLIT, (Attention(is_causal=True),)).step(torch.zeros(1, 3, dtype=torch.int64)).shape == (1, 8)
-
-
-def run(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, int]:
-    """A module as a native program; how many torch calls are left."""
-    graph = fx.Graph()
-    args = tuple(graph.placeholder(f"x{i}") for i in range(len(inputs)))
-    graph.output((graph.call_module("part", args),))
-    native = NativeGraph(fx.GraphModule({"part": module}, graph), HANDLERS, NumbaBackend().level.name)
-    with torch.inference_mode():
-        return native(*inputs)[0], len(native.program(*inputs).torch_calls)
-
-
-@given(
-    st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)),
-    st.integers(1, 70),
-    st.sampled_from(["none", "causal", "boolean", "additive", "per head"]),
-)
-def test_attention(sizes: tuple[int, ...], width: int, kind: str) -> None:
-    batch, key_heads, group, tokens, kept = sizes
-    kept = max(kept, tokens) if kind == "causal" else kept
-    q = torch.randn(batch, tokens, key_heads * group, width).transpose(1, 2)
-    k, v = (torch.randn(batch, kept, key_heads, width).transpose(1, 2) for _ in range(2))
-    mask = None
-    if kind in ("boolean", "additive", "per head"):
-        mask = torch.rand(batch, key_heads * group if kind == "per head" else 1, tokens, kept) > 0.3
-        mask[..., 0] = True
-        if kind != "boolean":
-            mask = torch.randn(mask.shape).masked_fill(~mask, -torch.inf)
-    module = Attention(is_causal=kind == "causal", enable_gqa=group > 1)
-    found, calls = run(module, q, k, v, *([] if mask is None else [mask]))
-    wanted = F.scaled_dot_product_attention(
-        q.double(), k.double(), v.double(), mask.double() if mask is not None and mask.is_floating_point() else mask,
-        is_causal=kind == "causal", enable_gqa=group > 1,
-    )  # fmt: skip
-    assert calls <= (mask is not None)  # its preparation
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5 * sqrt(width))
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.floats(1e-6, 1e-2))

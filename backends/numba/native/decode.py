@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from tersor.backends.numba.attention import JoinedAttention
 from tersor.backends.numba.decodersteps import Cache, append_step
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler, compute, readers
@@ -133,7 +132,7 @@ class _Walk:
             self.known[node] = (one + (other - one) * capacity, one + (other - one) * (capacity - 1))
             self.sizes[node] = (one, other)
             return
-        if isinstance(target, Attention | JoinedAttention):
+        if isinstance(target, Attention):
             self._attention(node, target)
             return
         read: list[Any] = [fx.map_arg((node.args, node.kwargs), partial(self._read, i)) for i in (0, 1)]
@@ -176,27 +175,19 @@ class _Walk:
         """Whether the logits come from a module over one tensor, which then reads the last token only."""
         return node.op == "call_module" and len(node.args) == 1 and node.all_input_nodes[0] in self.new
 
-    def _attention(self, node: fx.Node, module: Attention | JoinedAttention) -> None:
+    def _attention(self, node: fx.Node, module: Attention) -> None:
         names = list(node.args)
-        mask = names.pop() if len(names) in (2, 4) else None
+        mask = names.pop() if len(names) == 4 else None
         if node.kwargs or not all(name in self.new for name in names):
             raise refuse(node, "does not attend to the tokens alone")
-        hidden, causal = self._mask(node, mask, isinstance(module, Attention) and module.is_causal)
+        hidden, causal = self._mask(node, mask, module.is_causal)
         results = []
         for i, b in enumerate(self.builders):
             parts = [self.new[name][i] for name in names]  # type: ignore[index]
-            if isinstance(module, JoinedAttention):
-                x = b.dense(parts[0])
-                batch, tokens = x.shape[:2]
-                whole = x.viewed((batch, tokens, 3, module.heads, module.width))
-                parts = [_third(whole, k) for k in range(3)]
             q, k, v = (x if x.stride[-1] == 1 else b.dense(x) for x in parts)
             if any(x.shape[2] != self.lengths[i] or x.shape[0] != self.plan.batch for x in (q, k, v)):
                 raise refuse(node, "has its tokens elsewhere than in the third dimension")
-            y = self._attend(b, node, module.scale, (q, k, v), hidden, causal)
-            if isinstance(module, JoinedAttention):
-                y = b.dense(y.permuted((0, 2, 1, 3))).viewed((*y.shape[:1], y.shape[2], -1))
-            results.append(y)
+            results.append(self._attend(b, node, module.scale, (q, k, v), hidden, causal))
         self.new[node] = (results[0], results[1])
 
     def _attend(
@@ -238,13 +229,6 @@ class _Walk:
                 raise refuse(node, "lets tokens see those that come after them")
             made = self.plan.positions[node] = (added, added)
         return made[0], False
-
-
-def _third(whole: Value | None, k: int) -> Value:
-    if whole is None:
-        raise RequestError("q, k and v do not lie side by side")
-    part = whole.narrowed(2, k, 1)
-    return part.permuted((0, 3, 1, 4, 2)).viewed((*(part.shape[i] for i in (0, 3, 1, 4)),)) or part
 
 
 def _first_output(graph: fx.GraphModule) -> fx.Node:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tersor.backends.numba.attention import JoinedAttention, PreparedMask
+from tersor.backends.numba.attention import PreparedMask
 from tersor.backends.numba.attention16steps import AttentionShape, Rows, attention16_step, takes_width
 from tersor.backends.numba.decodersteps import Cache, append_step, attend_step
 from tersor.backends.numba.layout import ceil_to
@@ -19,8 +19,11 @@ from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
 from tersor.backends.numba.native.program import TorchCall
 from tersor.backends.numba.native.values import Derived, Operand, Value
-from tersor.backends.numba.steps import attention_step, attention_tile
+from tersor.backends.numba.steps import attention_tile
 from tersor.compiler.modules import Attention
+
+MANY = 8
+"""Queries from which on attention in 16-bit integers, which takes a tile of them at once, is the faster one."""
 
 
 def key_major(mask: Tensor, tile: int) -> Tensor | None:
@@ -106,34 +109,6 @@ def _prepare(_: Builder, __: Any, args: tuple[Any, ...], ___: Mapping[str, Any])
     return Derived(mask) if len(mask.shape) == 4 else NotImplemented
 
 
-def _joined(b: Builder, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    attention: JoinedAttention = module
-    joined = args[0]
-    mask = args[1] if len(args) > 1 else None
-    batch, tokens, _ = joined.shape
-    fits = attention.level == b.level and attention.width % attention_tile(b.level) == 0 and not kwargs
-    if not fits or joined.dtype is not torch.float32 or not _fits(mask, (batch, 1, tokens, tokens)):
-        return NotImplemented
-    held = masked(b, mask, key_major)
-    joined = b.dense(joined)
-    y = b.new((batch, tokens, attention.heads * attention.width))
-    scale = b.keep(torch.tensor(attention.scale, dtype=torch.float32))
-    heads, width = attention.heads, attention.width
-    if takes_width(b.level, width):
-        line = 4 * heads * width
-        q, k, v = (
-            Rows(replace(joined.ref, offset=joined.ref.offset + i * line), 3 * line, 3 * line * tokens)
-            for i in range(3)
-        )
-        shape = AttentionShape(batch, tokens, tokens, heads, width)
-        result = Rows(y.ref, line, line * tokens)
-        b.step(attention16_step(b.level, shape, q, k, v, result, scale, held.ref, held.batch))
-    else:
-        shape4 = (batch, tokens, heads, width)
-        b.step(attention_step(b.level, shape4, joined.ref, held.ref, held.batch, scale, y.ref))
-    return y
-
-
 def _fits(mask: Any, shape: tuple[int, int, int, int]) -> bool:
     """Whether a mask is absent or of this shape, or of 1 or 2 first dimensions that are broadcast to it."""
     if mask is None:
@@ -159,10 +134,35 @@ def _attention(b: Builder, module: Any, args: tuple[Any, ...], kwargs: Mapping[s
         return NotImplemented
     if not _fits(mask, (batch, heads, tokens, kept)):
         return NotImplemented
+    whole = takes_width(b.level, width) and _fits(mask, (batch, 1, tokens, kept))
+    if tokens >= MANY and whole and not causal:  # causal: as a decoder computes it, which takes few tokens at once
+        return _in_integers(b, attention.scale, (q, k, v), masked(b, mask, key_major))
     keys, values = (b.new((batch * n,)).ref for n in Cache.sizes(b.level, key_heads, width, kept))
     cache = Cache(keys, values, key_heads, width, kept, attention_tile(b.level))
     b.step(append_step(b.level, k, v, cache, 0))
     return attend(b, attention.scale, q, cache, (0, kept), masked(b, mask, query_major), causal)
+
+
+def _in_integers(b: Builder, scale: float | None, parts: tuple[Value, Value, Value], mask: AdditiveMask) -> Value:
+    """Attention in 16-bit integers; the result lies token by token."""
+    q, k, v = (_side_by_side(b, x) for x in parts)
+    batch, heads, tokens, width = q.shape
+    y = b.new((batch, tokens, heads, width)).permuted((0, 2, 1, 3))
+    shape = AttentionShape(batch, tokens, k.shape[2], heads, width, heads // k.shape[1])
+    places = [Rows(x.ref, 4 * x.stride[2], 4 * x.stride[0]) for x in (q, k, v, y)]
+    b.step(attention16_step(b.level, shape, places, _factor(b, scale, width), mask.ref, mask.batch))
+    return y
+
+
+def _side_by_side(b: Builder, x: Value) -> Value:
+    """(batch, heads, tokens, width) with the heads of a token one after the other."""
+    if x.shape[1] == 1 or x.stride[1] == x.shape[3]:
+        return x
+    return b.dense(x.permuted((0, 2, 1, 3))).permuted((0, 2, 1, 3))
+
+
+def _factor(b: Builder, scale: float | None, width: int) -> Operand:
+    return b.keep(torch.tensor(1 / sqrt(width) if scale is None else scale, dtype=torch.float32))
 
 
 def attend(
@@ -179,10 +179,10 @@ def attend(
     """
     batch, heads, tokens, width = q.shape
     y = b.new((batch, tokens, heads, width)).permuted((0, 2, 1, 3))
-    factor = b.keep(torch.tensor(1 / sqrt(width) if scale is None else scale, dtype=torch.float32))
+    factor = _factor(b, scale, width)
     hidden = (mask.ref, mask.batch, mask.heads, mask.queries)
     b.step(attend_step(b.level, q, cache, *reach, hidden, causal, factor, y))
     return y
 
 
-HANDLERS: Mapping[Any, Handler] = {PreparedMask: _prepare, JoinedAttention: _joined, Attention: _attention}
+HANDLERS: Mapping[Any, Handler] = {PreparedMask: _prepare, Attention: _attention}
