@@ -59,6 +59,7 @@ _SOURCES = (
     "glue_multiply_round",
     "glue_round_rows",
     "glue_norm_round",
+    "glue_total",
     "densekernels",
     "glue_dense",
     "rows/form",

@@ -9,6 +9,7 @@ from tersor.backends.numba.fusedspec import MultiplyRoundSpec, NormRoundSpec
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import LinearSpec, panel_work
 from tersor.backends.numba.native.values import Operand
+from tersor.backends.numba.quantiser import QuantiseSpec
 from tersor.backends.numba.rounding import RoundSpec, round_work
 from tersor.backends.numba.rowkernels import NormSpec
 from tersor.backends.numba.steps import Step, float_bits, panel_cost
@@ -16,21 +17,25 @@ from tersor.backends.numba.steps import Step, float_bits, panel_cost
 _ROWS = 96  # of a unit: its floats take 24 KiB in groups of 64, and a panel is read once for all of them
 
 
-def rounds_by_groups(reader: Layout) -> bool:
-    """Whether the fused steps write what this linear reads: rounded by groups, of which no column is padding.
-
-    They leave out the total of a row's record, which a linear with shifts but without groups of weights needs.
+def rounds_whole(reader: Layout) -> bool:
+    """Whether `norm_round_step` writes what this linear reads: a scale for each of its groups, of which no column is
+    padding.
     """
-    grouped = bool(reader.activation_group) and reader.activation_span == reader.group
-    return grouped and reader.padded == reader.columns and (reader.kind == "group" or not reader.shifted)
+    return reader.activation_span == reader.group and reader.padded == reader.columns
 
 
 def rounds_itself(level: str, layout: Layout, reader: Layout, gated: bool = False) -> bool:
-    """Whether `multiply_round_step` takes this linear and the linear that reads its result: the groups of
-    `rounds_by_groups` must be whole panels.
+    """Whether `multiply_round_step` takes this linear and the linear that reads its result: its input must have groups,
+    which are whole panels.
     """
     whole = layout.rows == reader.columns * (2 if gated else 1)
-    return whole and rounds_by_groups(reader) and reader.group % level_named(level).panel == 0
+    grouped = bool(reader.activation_group) and rounds_whole(reader)
+    return whole and grouped and reader.group % level_named(level).panel == 0
+
+
+def needs_total(reader: Layout) -> bool:
+    """Whether a linear reads the total of a row's record, which `multiply_round_step` does not write."""
+    return reader.shifted and reader.kind != "group"
 
 
 def multiply_round_step(
@@ -76,7 +81,7 @@ def norm_round_step(
     reader: Layout,
     result: tuple[Operand, Operand],
 ) -> Step:
-    """`norm_step`, and its result as `reader` multiplies it (q, records); see `rounds_by_groups`."""
+    """`norm_step`, and its result as `reader` multiplies it (q, records); see `rounds_whole`."""
     rows, columns = shape
     lanes = level_named(level).lanes
     operands = (columns, x, other, period, *weights, y, float_bits(epsilon), rows)
@@ -84,3 +89,9 @@ def norm_round_step(
     kernel = kernel_address(NormRoundSpec(NormSpec(level), RoundSpec(level)), "glue_norm_round")
     work = round_work(level_named(level), reader.group)
     return Step("norm and round", kernel, (*operands, *target), -(-rows // lanes), 0.6 * lanes * columns, work)
+
+
+def total_step(level: str, reader: Layout, rows: int, records: Operand) -> Step:
+    """Write the total of every row's record, the sum over its groups; see `needs_total`."""
+    kernel = kernel_address(QuantiseSpec(level), "glue_total")
+    return Step("total", kernel, (records, reader.groups), rows, 2.0 * reader.groups)

@@ -11,6 +11,7 @@ from numba import cfunc
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.fusedspec import NormRoundSpec
 from tersor.backends.numba.memorykernels import make_as_float, make_load
+from tersor.backends.numba.quantiser import make_total
 from tersor.backends.numba.rounding import RoundSpec, make_round
 from tersor.backends.numba.rowkernels import NormSpec, make_norm
 
@@ -20,6 +21,7 @@ LEVEL = level_named(SPEC.norm.level)
 LANES = LEVEL.lanes
 normalise = make_norm(SPEC.norm)
 rounded = make_round(SPEC.rounding)
+total = make_total(LEVEL)
 load = make_load(LEVEL)
 as_float = make_as_float(LEVEL)
 
@@ -60,3 +62,5 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
                 center,
                 work,
             )
+        for m in range(start, start + count):
+            total(records + record_size * m, groups)

@@ -159,8 +159,8 @@ def make_round(spec: RoundSpec) -> Any:
         a[m] = max_j |z[m, j]| / 127,  q[m, j] = z[m, j] / a[m] to the nearest integer, ties to even
 
     q and `record` are the addresses of the group's first code and of its slot in the first row's record; the record's
-    last entry, the total over all `groups`, is not written. GELU is `gelu_short`, within 7.4e-5 |y|; the rest as in
-    `make_quantiser`. `work` has `round_work` bytes.
+    last entry, the total over all `groups`, is not written (`make_total`). GELU is `gelu_short`, within 7.4e-5 |y|; the
+    rest as in `make_quantiser`. `work` has `round_work` bytes.
     """
     level = level_named(spec.level)
 

@@ -14,7 +14,13 @@ from torch.nn import functional as F
 
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import level_named
-from tersor.backends.numba.fusedsteps import multiply_round_step, norm_round_step, rounds_itself
+from tersor.backends.numba.fusedsteps import (
+    multiply_round_step,
+    needs_total,
+    norm_round_step,
+    rounds_itself,
+    total_step,
+)
 from tersor.backends.numba.layout import AffineCodes, Layout, pack_bias, pack_codes, pack_groups
 from tersor.backends.numba.quantiser import record_bytes
 from tersor.backends.numba.reference import activate
@@ -49,6 +55,12 @@ def read(q: torch.Tensor, records: torch.Tensor, layout: Layout, rows: int) -> R
     lines = records[: rows * record_bytes(groups)].numpy().reshape(rows, -1)
     parts = [np.ascontiguousarray(lines[:, 4 * i * groups : 4 * (i + 1) * groups]) for i in range(3)]
     return Rounded(codes, parts[0].view(np.int32), parts[1].view(np.float32), parts[2].view(np.float32))
+
+
+def totals(records: torch.Tensor, layout: Layout, rows: int) -> np.ndarray:
+    """The last entry of every record."""
+    lines = records[: rows * record_bytes(layout.groups)].numpy().reshape(rows, -1)
+    return np.ascontiguousarray(lines[:, -4:]).view(np.float32)[:, 0]
 
 
 def rounded(z: torch.Tensor, group: int, center: int) -> Rounded:
@@ -166,10 +178,11 @@ def test_short_gelu_keeps_its_bound() -> None:
 
 
 @pytest.mark.parametrize("level", RUNNABLE)
+@pytest.mark.parametrize("group", [0, 64])
 @pytest.mark.parametrize("other", [False, True])
-def test_a_norm_rounds_what_it_stores(level: str, other: bool) -> None:
+def test_a_norm_rounds_what_it_stores(level: str, group: int, other: bool) -> None:
     rows, columns = 37, 192
-    reader = Layout(10, columns, 8, 0, 64)
+    reader = Layout(10, columns, 8, 0, group, True)
     x, more, weight, bias = (
         torch.randn(rows, columns),
         torch.randn(5, columns),
@@ -187,7 +200,24 @@ def test_a_norm_rounds_what_it_stores(level: str, other: bool) -> None:
     )
     run_now(level, steps)
     assert torch.equal(fused, plain)
-    assert_equal(read(q, records, reader, rows), rounded(plain, 64, reader.center))
+    wanted = rounded(plain, reader.group, reader.center)
+    assert_equal(read(q, records, reader, rows), wanted)
+    np.testing.assert_allclose(totals(records, reader, rows), wanted.weighted.sum(1), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", RUNNABLE)
+def test_totals(level: str) -> None:
+    rows, reader = 5, Layout(10, 192, 8, 0, 64, True)
+    assert needs_total(reader)
+    assert not needs_total(Layout(10, 192, 8, 64, 64, True))
+    _, records = (empty(size) for size in rounded_bytes(reader, rows))
+    lines = records[: rows * record_bytes(3)].view(torch.float32).view(rows, -1)
+    lines.copy_(torch.randn(lines.shape))
+    before = lines.clone()
+    run_now(level, (total_step(level, reader, rows, records.data_ptr()),))
+    assert torch.equal(lines[:, :-1], before[:, :-1])
+    torch.testing.assert_close(lines[:, -1], before[:, 6:9].sum(1))
+    assert bool((records[rows * record_bytes(3) :] == 0x55).all())
 
 
 def test_nan_makes_the_scale() -> None:
@@ -208,7 +238,6 @@ def test_nan_makes_the_scale() -> None:
     ("reader", "gated"),
     [
         (Layout(10, 128, 8), False),  # one scale a row
-        (Layout(10, 128, 8, 0, 64, True), False),  # needs the total
         (Layout(10, 96, 8, 0, 32), False),  # other columns
         (Layout(10, 128, 8, 0, 96), False),  # a partial group
         (Layout(10, 128, 8, 0, 64), True),  # half the outputs

@@ -56,7 +56,7 @@ class Builder:
     moves: list[Move] = field(default_factory=list)
     _bases: int = SELF + 1
     _checks: list[tuple[Ref, Callable[[int], None]]] = field(default_factory=list)
-    _rounded: dict[tuple[Value, Layout], Rounded] = field(default_factory=dict)
+    _rounded: dict[tuple[Value, tuple[int, ...]], Rounded] = field(default_factory=dict)
 
     # --- memory ----------------------------------------------------------------------------------------------------
     def _buffer(self, buffer: _Buffer) -> int:
@@ -270,9 +270,9 @@ class Builder:
         return operand.offset, buffer.base
 
 
-def _alike(layout: Layout) -> Layout:
+def _alike(layout: Layout) -> tuple[int, ...]:
     """What of a linear's layout its rounded input depends on."""
-    return Layout(1, layout.columns, layout.width, layout.weight_group, layout.activation_group)
+    return layout.columns, layout.group, layout.activation_span, layout.center
 
 
 def _shapes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from tersor.backends.numba.features import level_named
-from tersor.backends.numba.fusedsteps import multiply_round_step, norm_round_step, rounds_by_groups, rounds_itself
+from tersor.backends.numba.fusedsteps import (
+    multiply_round_step,
+    needs_total,
+    norm_round_step,
+    rounds_itself,
+    rounds_whole,
+    total_step,
+)
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.builder import Builder
@@ -38,6 +45,8 @@ def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
         places = b.will_round(y, reader)
         result = (places.q, places.records)
         b.step(multiply_round_step(b.level, layout, reader, linear.activation, False, rows, *operands, result))
+        if needs_total(reader):
+            b.step(total_step(b.level, reader, rows, places.records))
     else:
         b.step(multiply_step(b.level, layout, linear.activation, rows, *operands, y.ref))
     return y
@@ -74,7 +83,7 @@ def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Te
     weights = (b.keep(weight), b.keep(bias))
     rows = (prod(x.shape[:-1]), columns)
     operands = (x.ref, 0 if second is None else second, period, weights, y.ref, epsilon)
-    reader = next((r for r in _linears(b) if r.columns == columns and rounds_by_groups(r)), None)
+    reader = next((r for r in _linears(b) if r.columns == columns and rounds_whole(r)), None)
     if reader is None:
         b.step(norm_step(b.level, rows, *operands))
     else:
