@@ -33,7 +33,7 @@ MEMORY = "memory"
 ROWS = {"linear": 8192, "embedding": 4096}
 """Rows of a template: a longer matrix is timed by its part, a lookup does not depend on how many rows there are."""
 
-RING_BYTES, RING = 8 * 2**20, 8
+RING_BYTES, RING = 8 * 2**20, 32
 """Copies of a leaf, on inputs of their own, are timed as one program: weights do not stay in the nearest cache from
 call to call of a model, and the way into a compiled program is paid once for all its leaves."""
 
