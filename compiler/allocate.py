@@ -1,12 +1,14 @@
 """Choices and budgets to a plan: an exact multiple-choice knapsack (HiGHS), with its proven bound.
 
     min  sum_c goal_c x_c    s.t.  sum_{c covers s} x_c = 1 for every site s,
-                                   sum_c cost_qc x_c <= limit_q for every limited quantity q,   x_c in {0, 1}
+                                   sum_c cost_qc x_c + sum_k cost_qk y_k <= limit_q for every limited quantity q,
+                                   sum_{c covers s, shares k} x_c <= y_k,   x_c, y_k in {0, 1}
 
 Quantities are "size" (bytes), "damage", and whatever else the choices carry in `costs` (seconds at a named shape,
 resident bytes); any of them can be limited and any can be the goal. A column c usually covers one site. Choices that
 hang together (a method that looks at all tensors of its rule, the width of a layer and the bits of every matrix it
-touches) are one column over several sites, so anything that must be decided together needs no other solver. Ties go
+touches) are one column over several sites, so anything that must be decided together needs no other solver; what
+choices share (an activation format that several layers read) is a column y of its own, paid once. Ties go
 to fewer bytes, less time and fewer steps, which enter the goal with a weight too small to buy anything else, to within
 the gap the solver stops at. The solver is given only the columns that a best solution may take, which matters where
 many sites are alike.
@@ -25,8 +27,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from tersor.compiler.errors import CompilerBug
-from tersor.compiler.measure.price import Choice, Choices
-from tersor.compiler.narrow import needed
+from tersor.compiler.measure.price import Choice, Choices, Shared, total
+from tersor.compiler.narrow import Links, needed
 
 TIE_BREAK = 1e-6
 GAP = 1e-5
@@ -42,7 +44,8 @@ class Column:
     choices: tuple[Choice, ...]
 
     def cost(self, quantity: str) -> float:
-        return sum(choice.cost(quantity) for choice in self.choices)
+        """Without what its choices share."""
+        return sum(choice.own(quantity) for choice in self.choices)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Allocation:
     bound: float
 
     def total(self, quantity: str) -> float:
-        return sum(choice.cost(quantity) for choice in self.chosen.values())
+        return total(self.chosen.values(), quantity)
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,22 @@ def columns(choices: Choices) -> list[Column]:
 
 
 def undominated(choices: Sequence[Choice]) -> Iterator[Choice]:
-    """The choices that no other is as good as in every quantity, in order of bytes (the earlier one on ties)."""
+    """The choices that no other is as good as in every quantity, in order of bytes (the earlier one on ties); of what
+    another one shares with choices of other sites, it may have to take all, and they nothing."""
     names = sorted({name for choice in choices for name in choice.costs})
-    found: list[tuple[float, ...]] = []
-    for choice in sorted(choices, key=lambda c: (c.bytes, c.damage, *(c.costs.get(n, 0.0) for n in names))):
-        values = (choice.bytes, choice.damage, *(choice.costs.get(name, 0.0) for name in names))
-        if not any(all(a <= b for a, b in zip(other, values, strict=True)) for other in found):
-            found.append(values)
+    found: list[tuple[Choice, tuple[float, ...]]] = []
+    for choice in sorted(choices, key=lambda c: (c.bytes, c.damage, *(c.cost(n) for n in names))):
+        own, whole = ((choice.bytes, choice.damage, *map(cost, names)) for cost in (choice.own, choice.cost))
+        if not any(
+            all(a <= b for a, b in zip(values, whole if _share(other, choice) else own, strict=True))
+            for other, values in found
+        ):
+            found.append((choice, whole))
             yield choice
+
+
+def _share(one: Choice, other: Choice) -> bool:
+    return one.shared is not None and other.shared is not None and one.shared.key == other.shared.key
 
 
 def allocate(choices: Choices, limits: Mapping[str, float], minimize: str = "damage") -> Allocation | Infeasible:
@@ -127,7 +138,7 @@ def _explained(problem: _Problem, limits: Mapping[str, float]) -> Infeasible:
         solution = problem.within(quantity, others)
         if solution is not None:
             chosen = problem.chosen(solution[0])
-            least = sum(c.cost(quantity) for c in chosen.values())
+            least = total(chosen.values(), quantity)
             found.append((least / max(limit, 1e-300), quantity, least, chosen))
     if found:
         _, quantity, least, chosen = min(found, key=lambda f: f[0])
@@ -154,14 +165,18 @@ class _Problem:
 
     def __init__(self, choices: Choices) -> None:
         self.found = columns(choices)
+        held = [(j, c.site, c.shared) for j, column in enumerate(self.found) for c in column.choices if c.shared]
+        self.shared = list({shared.key: shared for *_, shared in held}.values())
+        self.links = _links(held, {shared.key: len(self.found) + k for k, shared in enumerate(self.shared)})
         self.rows = {site: i for i, site in enumerate(choices)}
         self._costs: dict[str, np.ndarray] = {}
         extra = sorted({name for site in choices.values() for c in site for name in c.costs})
         ties = [self._unit(self.costs("size")), *(0.1 * self._unit(self.costs(name)) for name in extra)]
         steps = [sum(len(c.candidate.steps) for c in f.choices if c.candidate) for f in self.found]
+        steps += [0] * len(self.shared)
         self.ties = sum(ties) + 1e-3 * self._unit(np.array(steps, float))
         entries = [(self.rows[choice.site], j) for j, c in enumerate(self.found) for choice in c.choices]
-        shape = (len(self.rows), len(self.found))
+        shape = (len(self.rows), len(self.found) + len(self.shared))
         self.cover = coo_array((np.ones(len(entries)), tuple(np.array(entries).T)), shape=shape).tocsr()
 
     @staticmethod
@@ -170,11 +185,13 @@ class _Problem:
 
     def costs(self, quantity: str) -> np.ndarray:
         if quantity not in self._costs:
-            self._costs[quantity] = np.array([c.cost(quantity) for c in self.found], float)
+            shared = [s.costs.get(quantity, 0.0) for s in self.shared]
+            self._costs[quantity] = np.array([c.cost(quantity) for c in self.found] + shared, float)
         return self._costs[quantity]
 
     def chosen(self, taken: np.ndarray) -> dict[str, Choice]:
-        return {choice.site: choice for c, x in zip(self.found, taken, strict=True) if x > 0.5 for choice in c.choices}
+        used = taken[: len(self.found)] > 0.5
+        return {choice.site: choice for c, x in zip(self.found, used, strict=True) if x for choice in c.choices}
 
     def least(self, quantity: str, limits: Mapping[str, float]) -> tuple[dict[str, Choice], float]:
         """The allocation with the least of a quantity, which there must be."""
@@ -182,7 +199,7 @@ class _Problem:
         if solution is None:
             raise CompilerBug("no allocation covers every site")
         chosen = self.chosen(solution[0])
-        return chosen, sum(c.cost(quantity) for c in chosen.values())
+        return chosen, total(chosen.values(), quantity)
 
     def within(self, minimize: str, limits: Mapping[str, float]) -> tuple[np.ndarray, float] | None:
         """`solve` within the limits to the last digit: the solver may overstep a constraint by its tolerance, a few
@@ -203,7 +220,7 @@ class _Problem:
     def solve(self, minimize: str, limits: Mapping[str, float]) -> tuple[np.ndarray, float] | None:
         """Values of the columns and the bound on the goal, or None when nothing fits."""
         goal = self.costs(minimize)
-        rows, room = np.zeros((len(limits), len(self.found))), np.zeros(len(limits))
+        rows, room = np.zeros((len(limits), len(goal))), np.zeros(len(limits))
         for i, (quantity, limit) in enumerate(limits.items()):
             costs = self.costs(quantity)
             unit = (float(costs.max()) or 1.0) / ROWS
@@ -212,12 +229,14 @@ class _Problem:
         weight = TIE_BREAK * float(np.min(goal[goal > 0], initial=scale)) / scale
         price = (goal / scale + weight * self.ties) * SCALE
         with _silent():
-            core = needed(price, rows, room, self.cover)
+            core = needed(price, rows, room, self.cover, self.links)
+            links = self.links.matrix(len(price))[:, core]
             result = milp(
                 price[core],
                 constraints=[
                     LinearConstraint(self.cover[:, core], 1, 1),
                     *(LinearConstraint(row[None, core], -np.inf, most) for row, most in zip(rows, room, strict=True)),
+                    *([LinearConstraint(links, -np.inf, 0)] if self.shared else []),
                 ],
                 integrality=np.ones(len(core), int),
                 bounds=Bounds(0, 1),
@@ -227,11 +246,21 @@ class _Problem:
             if result.status == OUT_OF_TIME:
                 raise CompilerBug(f"the solver found no allocation in {SECONDS} s")
             return None
-        taken = np.zeros(len(self.found))
+        taken = np.zeros(len(price))
         taken[core] = result.x
-        slack = weight * float(self.ties.max()) * len(self.rows)  # the most that breaking ties adds to the goal
+        self.links.follow(taken)  # where taking too much costs nothing, the solver does not mind it
+        slack = (
+            weight * float(self.ties.max()) * (len(self.rows) + len(self.shared))
+        )  # the most that breaking ties adds to the goal
         bound = result.mip_dual_bound if result.mip_dual_bound is not None else result.fun
         return taken, max(0.0, (float(bound) / SCALE - slack) * scale)
+
+
+def _links(held: Sequence[tuple[int, str, Shared]], number: Mapping[str, int]) -> Links:
+    """The columns that share something, one row for every site and what it shares."""
+    rows: dict[tuple[str, str], int] = {}
+    found = [(rows.setdefault((site, s.key), len(rows)), column, number[s.key]) for column, site, s in held]
+    return Links(*np.array(found, int).reshape(-1, 3).T)
 
 
 @contextmanager

@@ -4,14 +4,14 @@ one, each solved anew from the same measurements; nothing is measured again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
 
 from tersor.compiler.allocate import Allocation, allocate
 from tersor.compiler.loop import Loop
-from tersor.compiler.measure.price import Choice, Choices
+from tersor.compiler.measure.price import Choice, Choices, total
 from tersor.compiler.pipeline import Planned
 from tersor.compiler.report import FrontPoint
 
@@ -61,8 +61,11 @@ def front(loop: Loop, chosen: Planned, sizes: Sizes) -> tuple[FrontPoint, ...]:
 
 
 def _point(loop: Loop, choices: Mapping[str, Choice], damage: float, size: int, chosen: bool) -> FrontPoint:
-    total: Callable[[str], float] = lambda key: sum(c.cost(key) for c in choices.values())  # noqa: E731
-    costs = {x.name: loop.forecasts[x.key].real(total(x.key)) for x in loop.limits if x.key in loop.forecasts}
+    costs = {
+        x.name: loop.forecasts[x.key].real(total(choices.values(), x.key))
+        for x in loop.limits
+        if x.key in loop.forecasts
+    }
     met = all(limit.met(costs[limit.name]) for limit in loop.limits if limit.name in costs)
     return FrontPoint(size, damage, costs, met, chosen)
 

@@ -1,6 +1,6 @@
 """The columns of an allocation that some best solution may take, found by its relaxation.
 
-    min  price x    s.t.  cover x = 1,  rows x <= room,  x in {0, 1}
+    min  price x    s.t.  cover x = 1,  rows x <= room,  links x <= 0,  x in {0, 1}
 
 The relaxation (0 <= x <= 1) is a lower bound, its reduced costs say what taking a column would add to it, and its
 rounding, where that is feasible, is an upper bound: a column that adds more than lies between is in no best solution.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 
 TOLERANCE = 1e-6
 """Of the solver, in a relaxation."""
@@ -32,10 +32,38 @@ class _Relaxed:
     rounded: float
 
 
-def needed(price: np.ndarray, rows: np.ndarray, room: np.ndarray, cover: csr_array) -> np.ndarray:
+@dataclass(frozen=True)
+class Links:
+    """What columns share, by columns of its own, which cover nothing: column `first[i]` is taken only with column
+    `then[i]`. At most one of the columns of a `row` is ever taken, so that they need one constraint together:
+
+        sum of x over the columns of a row <= x of the column they share
+    """
+
+    row: np.ndarray
+    first: np.ndarray
+    then: np.ndarray
+
+    def matrix(self, columns: int) -> csr_array:
+        """The left side minus the right one, (rows, columns)."""
+        _, start, number = np.unique(self.row, return_index=True, return_inverse=True)
+        ones = np.concatenate([np.ones(len(number)), -np.ones(len(start))])
+        places = (np.concatenate([number, np.arange(len(start))]), np.concatenate([self.first, self.then[start]]))
+        return coo_array((ones, places), shape=(len(start), columns)).tocsr()
+
+    def follow(self, taken: np.ndarray) -> None:
+        """Take what the taken columns share, and no more."""
+        taken[self.then] = 0
+        taken[self.then[taken[self.first] > 0.5]] = 1
+
+
+NONE = Links(*[np.zeros(0, int)] * 3)
+
+
+def needed(price: np.ndarray, rows: np.ndarray, room: np.ndarray, cover: csr_array, links: Links = NONE) -> np.ndarray:
     """The numbers of the columns that a best solution may take: all of them where no feasible rounding is found."""
     every = np.arange(len(price))
-    root = _relaxed(price, rows, room, cover, np.ones(len(price)))
+    root = _relaxed(price, rows, room, cover, links, np.ones(len(price)))
     if root is None:
         return every
     options = _columns_of(cover, _largest(rows, room, cover))
@@ -45,7 +73,7 @@ def needed(price: np.ndarray, rows: np.ndarray, room: np.ndarray, cover: csr_arr
             break
         allowed = np.ones(len(price))
         allowed[options] = options == column
-        branch = _relaxed(price, rows, room, cover, allowed)
+        branch = _relaxed(price, rows, room, cover, links, allowed)
         if branch is not None:
             found.append((branch, allowed))
             best = min(best, branch.rounded)
@@ -58,14 +86,18 @@ def needed(price: np.ndarray, rows: np.ndarray, room: np.ndarray, cover: csr_arr
 
 
 def _relaxed(
-    price: np.ndarray, rows: np.ndarray, room: np.ndarray, cover: csr_array, most: np.ndarray
+    price: np.ndarray, rows: np.ndarray, room: np.ndarray, cover: csr_array, links: Links, most: np.ndarray
 ) -> _Relaxed | None:
     """The relaxation with columns of at most `most`; None where nothing fits."""
     bounds: Any = np.stack([np.zeros(len(price)), most], axis=1)
-    result: Any = linprog(price, rows, room, cover.toarray(), np.ones(cover.shape[0]), bounds=bounds, method="highs")
+    shared = links.matrix(len(price)).toarray()
+    below, most_below = np.concatenate([rows, shared]), np.concatenate([room, np.zeros(len(shared))])
+    every = np.ones(cover.shape[0])
+    result: Any = linprog(price, below, most_below, cover.toarray(), every, bounds=bounds, method="highs")
     if result.x is None:
         return None
     taken = _rounded(result.x, rows, cover)
+    links.follow(taken)
     feasible = bool((cover @ taken == 1).all() and (rows @ taken <= room).all())
     return _Relaxed(result.fun, result.lower.marginals, float(price @ taken) if feasible else np.inf)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,18 @@ from tersor.compiler.program import Program
 from tersor.compiler.threads import using_threads
 
 TIMED = ("linear", "embedding", "recurrent")
+
+
+def reading_together(program: Program) -> list[tuple[str, ...]]:
+    """Paths of linear layers that read one value, and of which each is called once: query, key and value."""
+    module = program.module
+    calls = Counter(node.target for node in module.graph.find_nodes(op="call_module"))
+    found: dict[Any, list[str]] = {}
+    for node in module.graph.find_nodes(op="call_module"):
+        path = str(node.target)
+        if calls[node.target] == 1 and isinstance(module.get_submodule(path), nn.Linear):
+            found.setdefault(node.args[0], []).append(path)
+    return [tuple(paths) for paths in found.values() if len(paths) > 1]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from statistics import median
@@ -28,10 +28,19 @@ from tersor.compiler.stores import Dense, Store
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What choices with the same key take once, however many of them there are (rounding what several layers read): a
+    part of the `costs` of each."""
+
+    key: str
+    costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Choice:
     """One thing that can be done at one site (`candidate` None: keep it). `bytes` is what its arrays and their
     description take on disk, `damage` is in the unit of the scorer, `error` the relative squared weight error; `costs`
-    is what it takes of further quantities that a budget may limit."""
+    is what it takes of further quantities that a budget may limit, taken alone, of which it may share a part."""
 
     site: str
     candidate: Candidate | None
@@ -39,6 +48,7 @@ class Choice:
     damage: float
     error: float
     costs: Mapping[str, float] = field(default_factory=dict)
+    shared: Shared | None = None
 
     @property
     def text(self) -> str:
@@ -57,6 +67,21 @@ class Choice:
             case "damage":
                 return self.damage
         return self.costs.get(quantity, 0.0)
+
+    def own(self, quantity: str) -> float:
+        """What it takes of a quantity where another one takes the part that they share."""
+        return self.cost(quantity) - (self.shared.costs.get(quantity, 0.0) if self.shared else 0.0)
+
+
+def total(choices: Iterable[Choice], quantity: str) -> float:
+    """What choices of several sites take of a quantity together."""
+    shared: dict[str, float] = {}
+    own = 0.0
+    for choice in choices:
+        own += choice.own(quantity)
+        if choice.shared is not None:
+            shared[choice.shared.key] = choice.shared.costs.get(quantity, 0.0)
+    return own + sum(shared.values())
 
 
 Choices = Mapping[str, Sequence[Choice]]

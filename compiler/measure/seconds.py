@@ -2,25 +2,28 @@
 
 A choice is timed as the leaf that the backend makes of it, on the inputs that the model gives this leaf at the shape.
 Leaves of one form share a time, whatever their values. A leaf that holds several weights (a recurrent layer) is timed
-with all of them in the same form, and each weight has its part of the time by its number of parameters.
+with all of them in the same form, and each weight has its part of the time by its number of parameters. Linear layers
+that read one value round it once where they round it alike; what that saves is seen where n of them are timed together:
+
+    shared = (sum of each one's seconds alone - seconds of all together) / (n - 1)
 """
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, fx, nn
 
 from tersor.compiler.candidate import Candidate, pack
 from tersor.compiler.install import install
-from tersor.compiler.measure.calls import TIMED, Called, leaf_calls
+from tersor.compiler.measure.calls import TIMED, Called, leaf_calls, reading_together
 from tersor.compiler.measure.clock import Engine, Shape, Timings
 from tersor.compiler.measure.collect import Progress
 from tersor.compiler.measure.pace import Pace
-from tersor.compiler.measure.price import Choice, Measurements
+from tersor.compiler.measure.price import Choice, Choices, Measurements, Shared
 from tersor.compiler.method import Refusal
 from tersor.compiler.program import Program
 from tersor.compiler.site import Site
@@ -73,13 +76,21 @@ def with_costs(
         found[name] = clock.costs(sites[name], choices, calls)
         if progress:
             progress("timing", number + 1, len(measured.choices))
+    parts: dict[str, list[Shared | None]] = {name: [None] * len(costs) for name, costs in found.items()}
+    for paths in reading_together(program):
+        for name, number, shared in clock.shared(paths, measured.choices, found, calls):
+            parts[name][number] = shared
     units = {MEMORY: 1.0} | {str(shape): pace.unit(shape.threads) for shape in shapes}
+
+    def taken(costs: Mapping[str, float]) -> dict[str, float]:
+        return {key: value * units[key] for key, value in costs.items()}
+
     return replace(
         measured,
         choices={
             name: tuple(
-                replace(c, costs={key: value * units[key] for key, value in cost.items()})
-                for c, cost in zip(choices, found[name], strict=True)
+                replace(c, costs=taken(cost), shared=part and replace(part, costs=taken(part.costs)))
+                for c, cost, part in zip(choices, found[name], parts[name], strict=True)
             )
             for name, choices in measured.choices.items()
         },
@@ -107,7 +118,7 @@ class Clock:
             return [cost | {MEMORY: 4.0 * site.params} for cost in found]
         for number, path in enumerate(dict.fromkeys(reader.path for reader in site.readers)):
             share = site.params / sum(s.params for s in self.weights[path])
-            leaves = [self.leaf(path, choice.candidate) for choice in choices]
+            leaves = [self.leaf((path,), choice.candidate) for choice in choices]
             for shape, by_path in calls.items():
                 for call in by_path.get(path, ()):
                     for cost, times in zip(found, self.times(leaves, call, shape.threads), strict=True):
@@ -117,33 +128,70 @@ class Clock:
                     cost[MEMORY] = share * leaf.bytes
         return found
 
-    def leaf(self, path: str, candidate: Candidate | None) -> Emitted:
-        """The leaf at a path with its weights as a candidate makes them (None: as they are)."""
-        sites = self.weights[path]
-        module = self.program.module.get_submodule(path)
-        key = (type(module), repr(module), tuple(s.shape for s in sites), candidate.text if candidate else None)
+    def shared(
+        self,
+        paths: Sequence[str],
+        choices: Choices,
+        costs: Mapping[str, Sequence[Mapping[str, float]]],
+        calls: Mapping[Shape, Mapping[str, Sequence[Called]]],
+    ) -> Iterator[tuple[str, int, Shared]]:
+        """What choices share whose layers read one value rounded alike: site, number of the choice, and the part of its
+        costs, in references of `Pace`."""
+        held = {self.weights[path][0].name: path for path in paths if self._alone(path)}
+        groups = {c.candidate.input_group for name in held for c in choices[name] if c.candidate}
+        for group in sorted(group for group in groups if group is not None):
+            alike = {name: found for name in held if (found := _rounding(choices[name], group))}
+            first, *others = [{choices[name][i].text: i for i in found} for name, found in alike.items()]
+            text = next((text for text in first if all(text in other for other in others)), None)
+            if text is None or not others:
+                continue
+            candidate = choices[next(iter(alike))][first[text]].candidate
+            leaf, part = self.leaf(tuple(held[name] for name in alike), candidate), dict[str, float]()
+            for shape, by_path in calls.items():
+                (together,) = self.times([leaf], by_path[paths[0]][0], shape.threads)
+                apart = sum(costs[name][of[text]][str(shape)] for name, of in zip(alike, [first, *others], strict=True))
+                least = min(costs[name][i][str(shape)] for name, found in alike.items() for i in found)
+                part[str(shape)] = min(max((apart - together) / len(others), 0.0), least)
+            shared = Shared(f"{paths[0]} rounded by {group or 'row'}", part)
+            yield from ((name, i, shared) for name, found in alike.items() for i in found)
+
+    def _alone(self, path: str) -> bool:
+        """Whether a leaf has one weight, which nobody else reads, and is timed whole."""
+        sites = self.weights.get(path, [])
+        return len(sites) == 1 and len(sites[0].readers) == 1 and sites[0].shape[0] <= ROWS["linear"]
+
+    def leaf(self, paths: tuple[str, ...], candidate: Candidate | None) -> Emitted:
+        """The leaves at some paths, which read one value, with their weights as a candidate makes them (None: as they
+        are)."""
+        modules = [self.program.module.get_submodule(path) for path in paths]
+        sizes = tuple(tuple(site.shape for site in self.weights[path]) for path in paths)
+        key = (*(f"{type(m)} {m!r}" for m in modules), sizes, candidate.text if candidate else None)
         if key not in self.emitted:
             if len(self.emitted) > 64:
                 self.emitted.clear()  # they hold weights
-            self.emitted[key] = self._emit(path, module, sites, candidate)
+            self.emitted[key] = self._emit(paths, modules, candidate)
         return self.emitted[key]
 
-    def _emit(self, path: str, leaf: nn.Module, sites: Sequence[Site], candidate: Candidate | None) -> Emitted:
+    def _emit(self, paths: Sequence[str], leaves: Sequence[nn.Module], candidate: Candidate | None) -> Emitted:
+        sites = [site for path in paths for site in self.weights[path]]
         rows = min(ROWS.get(sites[0].kind, sites[0].shape[0]), sites[0].shape[0])
         whole = sites[0].shape[0] / rows
         cut = None if len(sites) > 1 else rows
         stores = {site.name: self._store(site, candidate, cut) for site in sites}
-        names = {site.name: name for site in sites for at, name in slots(self.program.module, site) if at == path}
+        places = [(site, at, name) for site in sites for at, name in slots(self.program.module, site) if at in paths]
         size = sum(a.nbytes for store in stores.values() for a in store.arrays().values())
         copies = max(1, min(RING, RING_BYTES // max(1, size)))
-        ring = ring_of(_cut(leaf, rows), copies)
-        held = {f"leaf{i}": {attribute: f"{i}:{name}" for name, attribute in names.items()} for i in range(copies)}
+        ring = ring_of([_cut(leaf, rows) if cut else leaf for leaf in leaves], copies)
+        held: dict[str, dict[str, str]] = {}
+        for i in range(copies):
+            for site, path, name in places:
+                held.setdefault(f"leaf{i}_{paths.index(path)}", {})[name] = f"{i}:{site.name}"
         install(ring, held, {f"{i}:{name}": _apart(store) for name, store in stores.items() for i in range(copies)})
         module = self.engine.emit(ring.eval())
         tensors = [*module.named_parameters(), *module.named_buffers()]
         sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for _, t in tensors}
         described = "\n".join([repr(module), *(f"{name} {t.dtype} {list(t.shape)}" for name, t in tensors)])
-        looked_up = isinstance(leaf, nn.Embedding)
+        looked_up = isinstance(leaves[0], nn.Embedding)
         times = 1.0 if looked_up else whole
         return Emitted(module, copies, described, rows, looked_up, times, sum(sizes.values()) / copies * whole)
 
@@ -176,16 +224,24 @@ def _run(leaf: Emitted, given: Tensor) -> Callable[[], object]:
     return lambda: leaf.module(*inputs)
 
 
-def ring_of(leaf: nn.Module, copies: int) -> fx.GraphModule:
-    """A graph that calls `leaf0`, `leaf1`, ... on inputs of their own and returns their outputs (the first of
-    several)."""
+def ring_of(leaves: Sequence[nn.Module], copies: int) -> fx.GraphModule:
+    """A graph that calls the leaves, `leaf0_0`, `leaf0_1`, ... on one input, `leaf1_0`, ... on another, and returns
+    their outputs (the first of several)."""
     graph = fx.Graph()
     inputs = [graph.placeholder(f"given{i}") for i in range(copies)]
-    outputs = [graph.call_module(f"leaf{i}", (given,)) for i, given in enumerate(inputs)]
-    if isinstance(leaf, nn.RNNBase):
-        outputs = [graph.call_function(operator.getitem, (output, 0)) for output in outputs]
+    outputs = []
+    for i, given in enumerate(inputs):
+        for j, leaf in enumerate(leaves):
+            output = graph.call_module(f"leaf{i}_{j}", (given,))
+            recurrent = isinstance(leaf, nn.RNNBase)
+            outputs.append(graph.call_function(operator.getitem, (output, 0)) if recurrent else output)
     graph.output(tuple(outputs))
-    return fx.GraphModule({f"leaf{i}": leaf for i in range(copies)}, graph)
+    return fx.GraphModule({f"leaf{i}_{j}": leaf for i in range(copies) for j, leaf in enumerate(leaves)}, graph)
+
+
+def _rounding(choices: Sequence[Choice], group: int) -> list[int]:
+    """The numbers of the choices whose kernels round their inputs so."""
+    return [i for i, c in enumerate(choices) if c.candidate and c.candidate.input_group == group]
 
 
 def _cut(leaf: nn.Module, rows: int) -> nn.Module:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tersor.compiler.allocate import Allocation, Infeasible, allocate, undominated
 from tersor.compiler.candidate import Candidate, Step
-from tersor.compiler.measure.price import Choice
+from tersor.compiler.measure.price import Choice, Shared
 from tersor.passes.prune.magnitude import ClassBlind, Magnitude
 
 Choices = Mapping[str, Sequence[Choice]]
@@ -149,17 +149,33 @@ def test_what_is_left_out_is_never_better(pairs: list[tuple[int, int]]) -> None:
 
 
 def costs_of(taken: Sequence[Choice], quantity: str) -> float:
-    return sum(c.cost(quantity) for c in taken)
+    """With what several share counted once."""
+    parts = [c.shared for c in taken if c.shared]
+    once = {part.key: part.costs.get(quantity, 0.0) for part in parts}
+    return sum(c.cost(quantity) for c in taken) - sum(once[part.key] for part in parts) + sum(once.values())
 
 
-@given(instances(), st.data())
-def test_several_limits_equal_trying_everything(choices: Choices, data: st.DataObject) -> None:
-    """Seconds at two shapes and bytes together; what cannot be met says what would do, and that does."""
+@st.composite
+def timed_instances(draw: st.DrawFn) -> Choices:
+    """With seconds at two shapes, of which choices may share a part."""
     times = st.integers(1, 100).map(float)
-    timed = {
-        site: [replace(c, costs={"short": data.draw(times), "long": data.draw(times)}) for c in found]
-        for site, found in choices.items()
-    }
+
+    def drawn() -> dict[str, float]:
+        return {"short": draw(times), "long": draw(times)}
+
+    parts = [None, *(Shared(key, drawn()) for key in draw(st.sampled_from(["", "x", "xy"])))]
+
+    def timed(choice: Choice) -> Choice:
+        part, own = draw(st.sampled_from(parts)), drawn()
+        costs = {name: own[name] + (part.costs[name] if part else 0.0) for name in own}
+        return replace(choice, costs=costs, shared=part)
+
+    return {site: [timed(c) for c in found] for site, found in draw(instances()).items()}
+
+
+@given(timed_instances(), st.data())
+def test_several_limits_equal_trying_everything(timed: Choices, data: st.DataObject) -> None:
+    """Seconds at two shapes and bytes together; what cannot be met says what would do, and that does."""
     every = combinations(timed)
     limits = {}
     for quantity in ("size", "short", "long"):
@@ -186,6 +202,20 @@ def test_several_limits_equal_trying_everything(choices: Choices, data: st.DataO
     for quantity, least in ({found.quantity: found.least} | dict(found.instead)).items():
         if found.conflict and found.instead:
             assert isinstance(allocate(timed, limits | {quantity: least}), Allocation)
+
+
+def test_what_is_slower_alone_may_be_faster_in_company() -> None:
+    quick = Choice("a", None, 100, 1.0, 0.0, {"time": 5.0}, Shared("x", {"time": 1.0}))
+    other = replace(quick, costs={"time": 6.0}, shared=Shared("y", {"time": 4.0}))
+    company = replace(other, site="b")
+    assert list(undominated([quick, other])) == [quick, other]
+    found = allocate({"a": [quick, other], "b": [company]}, {"time": 8.0})
+    assert isinstance(found, Allocation)
+    assert found.chosen["a"] is other
+    assert found.total("time") == 8.0
+    alone = allocate({"a": [quick, other]}, {}, "time")
+    assert isinstance(alone, Allocation)
+    assert alone.chosen["a"] is quick
 
 
 def test_of_equal_damage_and_bytes_the_faster_and_then_the_simpler_wins() -> None:

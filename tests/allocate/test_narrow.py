@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from tersor.compiler.narrow import needed
+from tersor.compiler.narrow import Links, needed
 
 
 def covering(sites: int, options: int) -> csr_array:
@@ -32,6 +32,27 @@ def test_a_best_solution_remains(seed: int, sites: int, options: int, limits: in
     if within:
         best = min(price[taken].sum() for taken in within)
         assert any(price[taken].sum() == best and kept >= set(taken) for taken in within)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.floats(0, 1))
+def test_with_what_columns_share(seed: int, sites: int, options: int, parts: int, share: float) -> None:
+    """Every column takes one of some further columns, or none of them, with it."""
+    random = np.random.default_rng(seed)
+    own = sites * options
+    price = np.round(random.uniform(0, 1e4, own + parts))
+    rows = np.round(random.uniform(1, 100, (1, own + parts)))
+    takes = random.integers(-1, parts, own)
+    first = np.flatnonzero(takes >= 0)
+    links = Links(first // options * parts + takes[first], first, own + takes[first])
+    chosen = [[s * options + o for s, o in enumerate(taken)] for taken in product(range(options), repeat=sites)]
+    every = [taken + sorted({own + int(takes[c]) for c in taken if takes[c] >= 0}) for taken in chosen]
+    needs = np.array([rows[:, taken].sum(axis=1) for taken in every])
+    room = needs.min(axis=0) + share * (needs.max(axis=0) - needs.min(axis=0))
+    within = [taken for taken, need in zip(every, needs, strict=True) if (need <= room).all()]
+    cover = csr_array(np.hstack([covering(sites, options).toarray(), np.zeros((sites, parts))]))
+    kept = set(needed(price, rows, room, cover, links))
+    best = min(price[taken].sum() for taken in within)
+    assert any(price[taken].sum() == best and kept >= set(taken) for taken in within)
 
 
 @pytest.mark.parametrize("table", [1, 40])

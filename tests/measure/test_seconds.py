@@ -85,6 +85,40 @@ def test_leaves_of_one_form_are_timed_once_and_never_again(counted: list[int]) -
     assert counted
 
 
+class Rounding(Eager):
+    """A leaf takes one second for its input, which the leaves that read it share, and one for itself: the fake clock
+    counts outputs."""
+
+    def emit(self, module: fx.GraphModule) -> fx.GraphModule:
+        (outputs,) = module.graph.output_node().args
+        inputs = module.graph.find_nodes(op="placeholder")
+        module.graph.output_node().args = ((*outputs, *inputs),)  # type: ignore[misc]
+        module.recompile()
+        return super().emit(module)
+
+
+def test_what_readers_of_one_value_share_is_told_apart(counted: list[int]) -> None:
+    program = capture(*zoo.bert(), check=False)
+    measured = prepared(program, "for linear choose uniform(bits = {4, 8}, activations = {64, row}) or half()")
+    shape = str(Shape(1, 8))
+    found = with_costs(program, measured, [Shape(1, 8)], Rounding(), Remembered(), Pace()).choices
+    roles = {site.name: site.role for site in program.sites if site.kind == "linear" and len(site.shape) == 2}
+    readers: dict[str, set[str]] = {}
+    for name, role in roles.items():
+        for choice in found[name]:
+            assert choice.costs[shape] == 2.0
+            rounds = choice.candidate is not None and choice.candidate.input_group is not None
+            if rounds and role in ("attention.query", "attention.key", "attention.value"):
+                assert choice.shared is not None
+                assert choice.shared.costs == {shape: 1.0}
+                readers.setdefault(choice.shared.key, set()).add(name)
+            else:
+                assert choice.shared is None  # the others read a value of their own, or do not round it
+    assert [len(names) for names in readers.values()] == [3] * 4  # two layers, two ways to round
+    query = next(name for name, role in roles.items() if role == "attention.query")
+    assert len({c.shared.key for c in found[query] if c.shared}) == 2
+
+
 def test_a_leaf_with_several_weights_is_shared_among_them(counted: list[int]) -> None:
     model, example = zoo.lstm_lm()
     program = capture(model, example, check=False)
