@@ -15,6 +15,7 @@ from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, below, detect, level_named
 from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups, width_of
 from tersor.backends.numba.lookupops import CENTER, input_layout, unpack_levels
+from tersor.backends.numba.microkernels import packed_rows
 from tersor.backends.numba.ops import direct
 from tersor.backends.numba.reference import reference_linear
 from tersor.compiler.errors import RequestError
@@ -118,7 +119,8 @@ def _agrees(level: str, width: int, activation_group: int) -> bool:
     bias = torch.randn(layout.rows, generator=generator)
     scale = torch.full((layout.rows, 1), 0.5)
     arrays = (pack_codes(codes, layout, on), repeated(levels), pack_groups(scale, layout, on))
-    for count in (1, 2, sum(on.row_tiles)):
+    rows = sum(on.row_tiles)
+    for count in (1, 2, rows, packed_rows(width, looked_up=True) + rows):
         x = torch.randn(count, layout.columns, generator=generator)
         x[0] = 3.0  # every activation at its extreme
         padded = pack_bias(bias, layout, on)

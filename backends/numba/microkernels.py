@@ -10,8 +10,8 @@ carries a record, written by the quantiser: `start` int32[groups], `a` float[gro
 the total of the latter.
 
 Codes may be looked up in 16 unsigned levels, whose address stands for that of the shift and whose center is that of 8
-bits. More than two rows share packed codes that were expanded to bytes once. A float result is the same whatever the
-tile: groups ascend, and each adds once.
+bits. Many rows share packed codes that were expanded to bytes once; up to `packed_rows` unpack them in registers. A
+float result is the same whatever the tile: groups ascend, and each adds once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tersor.backends.numba.features import Level, level_named
 from tersor.backends.numba.layout import STEP, Kind, Layout
 from tersor.backends.numba.tiles import Ahead, Tile, emit_expand
 
-_PACKED_ROWS = (2, 1)  # tiles that read packed codes; more rows than the largest share expanded ones
+_UNPACKING = 4  # rows of a tile that still leave registers to unpack in
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class LinearSpec:
         return f"linear_{self.level}_{self.width}_{self.kind}{more}"
 
 
+def packed_rows(width: int, looked_up: bool = False) -> int:
+    """Up to so many rows it is faster to unpack codes of `width` bits for every tile than to expand them once."""
+    return {2: 12, 4: 12 if looked_up else 24, 8: 0}[width]
+
+
 def panel_work(level: Level, layout: Layout) -> int:
     """Bytes of scratch that the panel kernel of a layout needs."""
     return 0 if layout.width == 8 else level.panel * layout.padded
@@ -59,6 +64,7 @@ class _Panel:
         self.bias, self.y, self.y_stride, self.steps, self.groups, self.work, self.next = arguments[7:]
         self.plane = e.times(self.groups, 4)
         self.levels = e.load_ints(self.shift) if spec.looked_up else None
+        self.sizes = e.level.row_tiles if spec.kind == "row" else e.level.group_tiles
 
     def emit(self, count: Value) -> None:
         e, b = self.e, self.e.b
@@ -71,20 +77,20 @@ class _Panel:
 
         def few() -> None:
             width, levels = self.spec.width, self.levels
-            e.ladder(count, _PACKED_ROWS, lambda m, rows: self.tile(Tile(e, width, rows, levels), m, self.w))
+            sizes = [rows for rows in self.sizes if rows <= _UNPACKING]
+            e.ladder(count, sizes, lambda m, rows: self.tile(Tile(e, width, rows, levels), m, self.w))
 
         def many() -> None:
             emit_expand(e, self.work, self.w, self.spec.width, b.mul(self.groups, self.steps), self.levels)
             self.tiles(count)
 
-        e.branch(b.icmp_signed("<=", count, I64(_PACKED_ROWS[0])), few, many)
+        least = packed_rows(self.spec.width, self.spec.looked_up)
+        e.branch(b.icmp_signed("<=", count, I64(least)), few, many)
 
     def tiles(self, count: Value) -> None:
         """All rows times codes of one byte."""
-        e, level = self.e, self.e.level
         codes = self.w if self.spec.width == 8 else self.work
-        sizes = level.row_tiles if self.spec.kind == "row" else level.group_tiles
-        e.ladder(count, sizes, lambda m, rows: self.tile(Tile(e, 8, rows), m, codes))
+        self.e.ladder(count, self.sizes, lambda m, rows: self.tile(Tile(self.e, 8, rows), m, codes))
 
     def tile(self, t: Tile, row: Value, codes: Value) -> None:
         """The rows of a tile from `row` on."""

@@ -11,6 +11,7 @@ from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, below, level_named
 from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups
+from tersor.backends.numba.microkernels import packed_rows
 from tersor.backends.numba.reference import reference_linear
 
 # Float rounding: a few operations per group on sums of a few hundred terms. A wrong code or lane is off by far more.
@@ -39,14 +40,18 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
     if small.shifted:
         zero += torch.randn(zero.shape, generator=generator)
     bias = torch.randn(small.rows, generator=generator)
-    x = torch.randn(sum(level.row_tiles), small.columns, generator=generator)
+    rows = sum(level.row_tiles)  # a tile of every size, over packed codes and over expanded ones
+    x = torch.randn(packed_rows(layout.width) + rows, small.columns, generator=generator)
     x[0] = 3.0  # every activation at its extreme
     shift = pack_groups(scale * (small.center - zero), small, level) if small.shifted else None
     packed = (pack_codes(codes, small, level), pack_groups(scale, small, level), shift, pack_bias(bias, small, level))
     shape = (small.rows, small.columns, small.width, small.weight_group, small.activation_group)
-    y = ops.quantized_linear(x, *packed, *shape, activation, level.name)
     expected = reference_linear(x, codes, scale, zero, bias, small, activation)
-    return bool((y - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+    for count in (1, 2, rows, len(x)):
+        y = ops.quantized_linear(x[:count], *packed, *shape, activation, level.name)
+        if not bool((y - expected[:count]).abs().max() <= _TOLERANCE * expected.abs().max()):
+            return False
+    return True
 
 
 @cache
