@@ -39,10 +39,11 @@ KINDS = [(0, 0), (0, 64), (64, 64), (32, 0)]
 )
 def test_agrees_with_integers(level: str, bits: int, group: int, activation_group: int) -> None:
     matrix = random_matrix(70, 200, bits, group)
-    x = activations(16, 200)
     module = matrix.module(activation_group=activation_group, level=level)
     assert module.level == level
-    assert error(module(x), expected(matrix, x, activation_group)) < TOLERANCE
+    for count in (16, 40):  # packed codes are unpacked for every tile, or expanded once
+        x = activations(count, 200)
+        assert error(module(x), expected(matrix, x, activation_group)) < TOLERANCE
 
 
 @levels
