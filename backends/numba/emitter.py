@@ -75,10 +75,10 @@ class Emitter:
         stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
         stored.align = 1
 
-    def prefetch(self, address: Value) -> None:
-        """Ask for the cache line at an address, which need not exist, in the second-level cache."""
+    def prefetch(self, address: Value, nearest: bool = False) -> None:
+        """Ask for the cache line at an address, which need not exist, in the second-level cache, or the first."""
         line = self.b.inttoptr(address, I8.as_pointer())
-        reading, near, data = I32(0), I32(2), I32(1)
+        reading, near, data = I32(0), I32(3 if nearest else 2), I32(1)
         self.call("llvm.prefetch.p0", ir.VoidType(), line, reading, near, data)
 
     def load_floats(self, address: Value) -> Value:

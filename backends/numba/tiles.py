@@ -9,6 +9,7 @@ from tersor.backends.numba.layout import STEP
 
 LINE = 64  # bytes of a cache line
 _ASKED = 4  # a tile asks for one of so many cache lines that it reads
+_PAGE = 4096  # bytes that a single row asks for ahead: what the processor fetches by itself ends with the page
 
 
 def unpacked(e: Emitter, vector: Value, width: int, in_place: bool = False, levels: Value | None = None) -> list[Value]:
@@ -48,7 +49,7 @@ class Tile:
         self.planes = (self.per if self.per > 1 else 2) if rows == 1 else 1
         self.in_place = rows == 1 and self.per > 1 and levels is None
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
-        # A single row waits for memory whatever is asked for; more of them have the time in which to fetch.
+        # A single row waits for memory, and asks for its own codes; more rows have the time in which to fetch others.
         self.asked = max(STEP * self.strips * self.vector // (4 * LINE * _ASKED), 1) if rows > 1 else 0
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
 
@@ -70,6 +71,9 @@ class Tile:
                 for _ in range(t * self.asked // turns, (t + 1) * self.asked // turns):
                     e.prefetch(place)
                     place = e.at(place, ahead.stride)
+                if self.rows == 1:
+                    for offset in range(t * self.strips * self.vector, (t + 1) * self.strips * self.vector, LINE):
+                        e.prefetch(e.at(weights, offset + _PAGE), nearest=True)
                 packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
                 codes = [unpacked(e, vector, self.width, self.in_place, self.levels) for vector in packed]
                 for part in range(self.per):
