@@ -202,8 +202,9 @@ def quantise_kernel(level: str) -> int:
     return kernel_address(QuantiseSpec(level), "glue_quantise")
 
 
-def multiply_kernel(level: str, layout: Layout, looked_up: bool = False) -> int:
-    return kernel_address(LinearSpec(level, layout.width, layout.kind, layout.shifted, looked_up), "glue_multiply")
+def multiply_kernel(level: str, layout: Layout, looked_up: bool = False, resident: bool = False) -> int:
+    spec = LinearSpec(level, layout.width, layout.kind, layout.shifted, looked_up, resident)
+    return kernel_address(spec, "glue_multiply")
 
 
 def round_rows_kernel(level: str) -> int:

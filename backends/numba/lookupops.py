@@ -40,9 +40,10 @@ def lookup_step(
     rounded: tuple[Operand, Operand],
     weights: tuple[Operand, Operand, Operand, Operand],
     y: Operand,
+    resident: bool = False,
 ) -> Step:
     """y (count, layout.rows) from activations rounded for `input_layout` and packed (codes, scale, levels, bias)."""
-    return multiply_step(level, layout, activation, count, rounded, weights, y, looked_up=True)
+    return multiply_step(level, layout, activation, count, rounded, weights, y, looked_up=True, resident=resident)
 
 
 def lookup_linear(

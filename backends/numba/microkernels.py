@@ -30,18 +30,21 @@ _UNPACKING = 4  # rows of a tile that still leave registers to unpack in
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """What a compiled linear is specialised on; rows, columns and group sizes are known at run time only."""
+    """What a compiled linear is specialised on; rows, columns and group sizes are known at run time only. `resident`:
+    its codes are in the caches already.
+    """
 
     level: str
     width: int
     kind: Kind
     shifted: bool
     looked_up: bool = False
+    resident: bool = False
 
     @property
     def name(self) -> str:
         more = "_shifted" if self.shifted else "_levels" if self.looked_up else ""
-        return f"linear_{self.level}_{self.width}_{self.kind}{more}"
+        return f"linear_{self.level}_{self.width}_{self.kind}{more}{'_resident' if self.resident else ''}"
 
 
 def packed_rows(width: int, looked_up: bool = False) -> int:
@@ -78,7 +81,7 @@ class _Panel:
         def few() -> None:
             width, levels = self.spec.width, self.levels
             sizes = [rows for rows in self.sizes if rows <= _UNPACKING]
-            e.ladder(count, sizes, lambda m, rows: self.tile(Tile(e, width, rows, levels), m, self.w))
+            e.ladder(count, sizes, lambda m, rows: self.tile(self.sized(rows, width, levels), m, self.w))
 
         def many() -> None:
             emit_expand(e, self.work, self.w, self.spec.width, b.mul(self.groups, self.steps), self.levels)
@@ -90,7 +93,10 @@ class _Panel:
     def tiles(self, count: Value) -> None:
         """All rows times codes of one byte."""
         codes = self.w if self.spec.width == 8 else self.work
-        self.e.ladder(count, self.sizes, lambda m, rows: self.tile(Tile(self.e, 8, rows), m, codes))
+        self.e.ladder(count, self.sizes, lambda m, rows: self.tile(self.sized(rows, 8), m, codes))
+
+    def sized(self, rows: int, width: int, levels: Value | None = None) -> Tile:
+        return Tile(self.e, width, rows, levels, self.spec.resident)
 
     def tile(self, t: Tile, row: Value, codes: Value) -> None:
         """The rows of a tile from `row` on."""

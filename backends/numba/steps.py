@@ -88,15 +88,18 @@ def multiply_step(
     weights: tuple[Operand, Operand, Operand, Operand],
     y: Operand,
     looked_up: bool = False,
+    resident: bool = False,
 ) -> Step:
-    """y (rows, layout.rows) from rounded activations (q, records) and packed (codes, scale, shift or levels, bias)."""
+    """y (rows, layout.rows) from rounded activations (q, records) and packed (codes, scale, shift or levels, bias);
+    `resident`: codes that are in the caches already.
+    """
     panel = level_named(level).panel
     block = min(max(rows, 1), max(_ROWS, _BLOCK_BYTES // layout.padded // _ROWS * _ROWS))
     activate = activation_kernel(level, activation)
     target = (y, 4 * layout.rows, layout.rows, layout.group, layout.groups, activate, block)
     units = -(-rows // block) * -(-layout.rows // panel)
     cost = panel_cost(layout, panel, block)
-    kernel = multiply_kernel(level, layout, looked_up)
+    kernel = multiply_kernel(level, layout, looked_up, resident)
     work = 4 * panel * block + panel_work(level_named(level), layout)
     return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, work)
 

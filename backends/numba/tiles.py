@@ -37,9 +37,11 @@ class Ahead:
 
 
 class Tile:
-    """Emits `rows` activation rows times one panel of codes of `width` bits, into `levels` where they are given."""
+    """Emits `rows` activation rows times one panel of codes of `width` bits, into `levels` where they are given;
+    `resident` codes need not be fetched from memory.
+    """
 
-    def __init__(self, e: Emitter, width: int, rows: int, levels: Value | None = None) -> None:
+    def __init__(self, e: Emitter, width: int, rows: int, levels: Value | None = None, resident: bool = False) -> None:
         self.e, self.width, self.rows, self.levels = e, width, rows, levels
         self.strips = e.level.strips
         self.vector = 4 * e.level.lanes  # bytes
@@ -51,6 +53,7 @@ class Tile:
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
         # A single row waits for memory, and asks for its own codes; more rows have the time in which to fetch others.
         self.asked = max(STEP * self.strips * self.vector // (4 * LINE * _ASKED), 1) if rows > 1 else 0
+        self.fetching = rows == 1 and not resident
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
 
     def accumulate(
@@ -71,7 +74,7 @@ class Tile:
                 for _ in range(t * self.asked // turns, (t + 1) * self.asked // turns):
                     e.prefetch(place)
                     place = e.at(place, ahead.stride)
-                if self.rows == 1:
+                if self.fetching:
                     for offset in range(t * self.strips * self.vector, (t + 1) * self.strips * self.vector, LINE):
                         e.prefetch(e.at(weights, offset + _PAGE), nearest=True)
                 packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]

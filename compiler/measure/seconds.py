@@ -37,8 +37,9 @@ ROWS = {"linear": 8192, "embedding": 4096}
 """Rows of a template: a longer matrix is timed by its part, a lookup does not depend on how many rows there are."""
 
 RING_BYTES, RING = 8 * 2**20, 32
-"""Copies of a leaf, on inputs of their own, are timed as one program: weights do not stay in the nearest cache from
-call to call of a model, and the way into a compiled program is paid once for all its leaves."""
+"""Copies of a leaf, on inputs of their own, are timed as one program, no more than make a model of this size: weights
+do not stay in the nearest cache from call to call of a large one, and the way into a compiled program is paid once for
+all its leaves."""
 
 SECONDS = 0.25
 """How long one leaf is timed."""
@@ -107,6 +108,7 @@ class Clock:
             if site.kind in TIMED and len(site.shape) == 2:
                 for path, _ in slots(program.module, site):
                     self.weights.setdefault(path, []).append(site)
+        self.params = sum(site.params for site in program.sites)
         self.emitted: dict[tuple[object, ...], Emitted] = {}
 
     def costs(
@@ -180,7 +182,8 @@ class Clock:
         stores = {site.name: self._store(site, candidate, cut) for site in sites}
         places = [(site, at, name) for site in sites for at, name in slots(self.program.module, site) if at in paths]
         size = sum(a.nbytes for store in stores.values() for a in store.arrays().values())
-        copies = max(1, min(RING, RING_BYTES // max(1, size)))
+        alike = self.params // sum(site.params for site in sites)  # leaves of this size in the whole model
+        copies = max(1, min(RING, RING_BYTES // max(1, size), alike))
         ring = ring_of([_cut(leaf, rows) if cut else leaf for leaf in leaves], copies)
         held: dict[str, dict[str, str]] = {}
         for i in range(copies):

@@ -43,10 +43,12 @@ class Rounded:
 
 @dataclass
 class Builder:
-    """A program in the making, for one CPU level and number of threads."""
+    """A program in the making, for one CPU level and number of threads. `resident`: it runs again at once, so that what
+    it reads is still in the caches."""
 
     level: str
     threads: int
+    resident: bool = False
     buffers: list[_Buffer] = field(default_factory=list)
     items: list[Step | TorchCall] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)

@@ -66,7 +66,7 @@ def _lookup(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     weights = (b.keep(linear.codes), b.keep(linear.scale), b.keep(linear.levels), b.keep(linear.bias))
     y = b.new((*x.shape[:-1], layout.rows))
     operands = (x.numel // layout.columns, (rounded.q, rounded.records), weights, y.ref)
-    b.step(lookup_step(b.level, layout, linear.activation, *operands))
+    b.step(lookup_step(b.level, layout, linear.activation, *operands, resident=b.resident))
     return y
 
 

@@ -48,7 +48,7 @@ def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
         if needs_total(reader):
             b.step(total_step(b.level, reader, rows, places.records))
     else:
-        b.step(multiply_step(b.level, layout, linear.activation, rows, *operands, y.ref))
+        b.step(multiply_step(b.level, layout, linear.activation, rows, *operands, y.ref, resident=b.resident))
     return y
 
 

@@ -31,7 +31,7 @@ class _Inner:
     """W_hh h + b_hh for a block of `rows` rows: steps in a memory of their own, which every thread has."""
 
     def __init__(self, b: Builder, handler: Handler, linear: nn.Module, rows: int, hidden: int, outputs: int) -> None:
-        inner = Builder(b.level, 1)
+        inner = Builder(b.level, 1, resident=True)
         h = inner.new((rows, hidden))
         z = handler(inner, linear, (h,), {})
         self.possible = z is not NotImplemented and all(isinstance(item, Step) for item in inner.items)
