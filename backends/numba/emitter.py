@@ -55,6 +55,12 @@ class Emitter:
         """value * factor, 64 bit."""
         return self.b.mul(value, I64(factor) if isinstance(factor, int) else factor)
 
+    def quotient(self, value: Value, divisor: Value) -> Value:
+        """value / divisor rounded towards 0, below 2^24: a division of floats, which nothing waits for."""
+        b = self.b
+        floats = (b.sitofp(part, F32) for part in (value, divisor))
+        return b.fptosi(b.fdiv(*floats), I64)
+
     def opaque(self, address: Value) -> Value:
         """The same address, unrelated to others in LLVM's eyes.
 

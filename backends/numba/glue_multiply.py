@@ -43,9 +43,9 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     panel_scales = 4 * PANEL * (groups if PER_GROUP else 1)
     steps = group // STEP
     panels = (outputs + PANEL - 1) // PANEL
-    for unit in range(first, last):
-        start = unit // panels * block
-        p = unit % panels
+    start, p = first // panels * block, first % panels
+    for _ in range(first, last):
+        after = p + 1 if p + 1 < panels else 0
         count = min(block, rows - start)
         width = min(PANEL, outputs - p * PANEL)
         target = y + start * y_stride + 4 * PANEL * p
@@ -68,10 +68,13 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
             steps,
             groups,
             work + 4 * PANEL * block,
-            codes + (unit + 1) % panels * panel_codes,
+            codes + after * panel_codes,
         )
         if activate != 0:
             call(activate, target, stride, count, 0)
         if width < PANEL:
             for m in range(count):
                 copy(y + (start + m) * y_stride + 4 * PANEL * p, work + 4 * PANEL * m, width)
+        p = after
+        if p == 0:
+            start += block

@@ -72,8 +72,8 @@ class _Panel:
     def emit(self, count: Value) -> None:
         e, b = self.e, self.e.b
         all_steps = b.mul(self.groups, self.steps)
-        self.row_bytes = b.sdiv(e.times(all_steps, e.level.panel * STEP * self.spec.width // 8), count)
-        self.step_bytes = b.sdiv(self.row_bytes, all_steps)
+        self.step_bytes = e.quotient(I64(e.level.panel * STEP * self.spec.width // 8), count)
+        self.row_bytes = b.mul(self.step_bytes, all_steps)
         if self.spec.width == 8:
             self.tiles(count)
             return
