@@ -29,9 +29,9 @@ def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
     for bits, group in FORMS:
         leaves = [quantised(torch.from_numpy(held), bits, group) for held in several(weight)]
-        graph = ring_of(leaves[0], COPIES)
+        graph = ring_of(leaves[:1], COPIES)
         for i, leaf in enumerate(leaves):
-            graph.set_submodule(f"leaf{i}", leaf)
+            graph.set_submodule(f"leaf{i}_0", leaf)
         native = NativeGraph(graph.eval(), HANDLERS, detect().name)
         size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
         label = f"tersor {bits} bits, {f'groups of {group}' if group else 'row'}"
