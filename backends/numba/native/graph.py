@@ -90,9 +90,8 @@ def _uniform(x: Tensor) -> int | None:
     """0 or 1 if these integers are all that, else None."""
     if x.dtype.is_floating_point or x.dtype.is_complex or not x.numel():
         return None
-    values = (
-        x.numpy()
-    )  # reductions of a small tensor take torch and numpy several times as long as a comparison of bytes
+    values = x.numpy()
+    # Reductions of a small tensor take torch and numpy several times as long as a comparison of bytes.
     first = int(values.item(0))
     if first not in (0, 1):
         return None
