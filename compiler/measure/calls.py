@@ -24,7 +24,7 @@ def reading_together(program: Program) -> list[tuple[str, ...]]:
     found: dict[Any, list[str]] = {}
     for node in module.graph.find_nodes(op="call_module"):
         path = str(node.target)
-        if calls[node.target] == 1 and isinstance(module.get_submodule(path), nn.Linear):
+        if calls[node.target] == 1 and len(node.args) == 1 and isinstance(module.get_submodule(path), nn.Linear):
             found.setdefault(node.args[0], []).append(path)
     return [tuple(paths) for paths in found.values() if len(paths) > 1]
 

@@ -148,9 +148,10 @@ class Clock:
             if text is None or not others:
                 continue
             candidate = choices[next(iter(alike))][first[text]].candidate
-            leaf, part = self.leaf(tuple(held[name] for name in alike), candidate), dict[str, float]()
+            together_at = tuple(held[name] for name in alike)
+            leaf, part = self.leaf(together_at, candidate), dict[str, float]()
             for shape, by_path in calls.items():
-                (together,) = self.times([leaf], by_path[paths[0]][0], shape.threads)
+                (together,) = self.times([leaf], by_path[together_at[0]][0], shape.threads)
                 apart = sum(costs[name][of[text]][str(shape)] for name, of in zip(alike, [first, *others], strict=True))
                 least = min(costs[name][i][str(shape)] for name, found in alike.items() for i in found)
                 part[str(shape)] = min(max((apart - together) / len(others), 0.0), least)

@@ -22,7 +22,7 @@ from tersor.backends.numba.native.values import Derived, Operand, Value
 from tersor.backends.numba.steps import attention_tile
 from tersor.compiler.modules import Attention
 
-MANY = 8
+MANY = 4
 """Queries from which on attention in 16-bit integers, which takes a tile of them at once, is the faster one."""
 
 
