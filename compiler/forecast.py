@@ -27,14 +27,16 @@ class Forecast:
     @property
     def scale(self) -> float:
         """The slope at the latest artifact: least squares through it, in which near artifacts count more, with a pull
-        towards 1, within a factor of two."""
-        if len(self.seen) < 2:
+        towards 1, or less where the choices would come to more than all of the artifact; within a factor of two."""
+        if not self.seen:
             return 1.0
         costs, measured = np.array(self.seen).T
+        expected = min(1.0, measured[-1] / costs[-1]) if costs[-1] > 0 else 1.0
         x, y = costs - costs[-1], measured - measured[-1]
         near = TRUST * float(costs.mean()) or 1.0
         weight = 1 / (1 + (x / near) ** 2)
-        return float(np.clip(((weight * x) @ y + near**2) / ((weight * x) @ x + near**2), 0.5, 2.0))
+        slope = ((weight * x) @ y + expected * near**2) / ((weight * x) @ x + near**2)
+        return float(np.clip(slope, 0.5, 2.0))
 
     @property
     def rest(self) -> float:

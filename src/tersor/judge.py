@@ -1,7 +1,7 @@
 """Measures the artifact of a plan: written to disk, loaded and lowered as a user would have it.
 
-The first artifact that is timed at a shape stays loaded, and every later one is timed in turns with it: the same
-artifact timed twice, some seconds apart, differs by up to 8 %, and in turns by 1 %.
+The first artifact that is timed at a shape stays loaded, and every later one is timed in turns with it: what the
+machine does meanwhile then counts for both.
 
     seconds = seconds of the first * (calls of this one / calls of the first, in turns)
 """

@@ -12,6 +12,7 @@ from tests import zoo
 from torch import fx, nn
 
 from tersor.compiler.capture import capture
+from tersor.compiler.compressed import CompressedRecurrent
 from tersor.compiler.measure import seconds as timed
 from tersor.compiler.measure.calls import leaf_calls
 from tersor.compiler.measure.clock import Remembered, Shape
@@ -127,6 +128,48 @@ def test_a_leaf_with_several_weights_is_shared_among_them(counted: list[int]) ->
     layers = {r.path for s in program.sites if s.kind == "recurrent" for r in s.readers}
     total = sum(found.choices[s.name][0].costs[str(Shape(1, 8))] for s in program.sites if s.kind == "recurrent")
     assert total == pytest.approx(len(layers))
+
+
+class Unequal(Eager):
+    """A recurrent layer takes as many seconds as its input's weights have bits, and ten times those of its states'."""
+
+    def emit(self, module: fx.GraphModule) -> fx.GraphModule:
+        leaf = module.get_submodule("leaf0_0")
+        if isinstance(leaf, CompressedRecurrent):
+            taken = {"weight_ih_l0": 1, "weight_hh_l0": 10}
+            stores = {name: leaf.get_submodule(f"stored.{name}").template for name in taken}
+            seconds = sum(times * stores[name].bits_per_code for name, times in taken.items())
+            module.register_buffer("form", torch.zeros(seconds))  # forms that differ are told apart
+            outputs = module.graph.output_node()
+            outputs.args = (outputs.args[0] * seconds,)  # type: ignore[operator]
+            module.recompile()
+        return super().emit(module)
+
+
+def test_the_weights_of_a_leaf_are_timed_one_by_one(counted: list[int]) -> None:
+    program = capture(nn.LSTM(16, 24, batch_first=True), {"input": torch.rand(2, 8, 16)}, check=False)
+    measured = prepared(program, "for recurrent where width > 1 choose uniform(bits = {2, 4, 8}, group = row)")
+    found = with_costs(program, measured, [Shape(2, 8)], Unequal(), Remembered(), Pace()).choices
+    total = 0.0
+    for name, each in (("weight_ih_l0", 1), ("weight_hh_l0", 10)):
+        low, middle, high = (found[name][i].costs[str(Shape(2, 8))] for i in range(3))
+        assert (middle - low, high - middle) == pytest.approx((2 * each, 4 * each))
+        total += middle
+    assert total == pytest.approx(11 * 4)  # four bits are the form that stays
+
+
+def test_what_is_timed_later_compares_with_what_was_timed_before(
+    counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = capture(nn.LSTM(16, 24, batch_first=True), {"input": torch.rand(2, 8, 16)}, check=False)
+    few = prepared(program, "for recurrent where width > 1 choose uniform(bits = 4, group = row)")
+    more = prepared(program, "for recurrent where width > 1 choose uniform(bits = {2, 4, 8}, group = row)")
+    shape, known = Shape(2, 8), Remembered()
+    at_once = with_costs(program, more, [shape], Unequal(), Remembered(), Pace()).choices
+    with_costs(program, few, [shape], Unequal(), known, Pace())
+    undisturbed = Pace.ratios
+    monkeypatch.setattr(Pace, "ratios", lambda *asked: [1.5 * ratio for ratio in undisturbed(*asked)])
+    assert with_costs(program, more, [shape], Unequal(), known, Pace()).choices == at_once
 
 
 def test_a_long_matrix_is_timed_by_its_part(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,3 +34,9 @@ def test_noise_does_not_become_a_scale() -> None:
     """Artifacts of nearly the same costs say nothing of the scale, whatever the noise."""
     noisy = Forecast(((0.010, 0.020), (0.0101, 0.022), (0.0102, 0.019)))
     assert noisy.scale == pytest.approx(1, abs=0.1)
+
+
+def test_choices_that_would_take_longer_than_all_of_an_artifact_take_less_than_they_seem_to() -> None:
+    forecast = Forecast().after(0.020, 0.016)
+    assert forecast.rest == pytest.approx(0)
+    assert forecast.real(0.015) == pytest.approx(0.012)
