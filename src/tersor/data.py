@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ CHARACTERS = 64
 class Data:
     """Batches to calibrate with and batches to judge by, what was read in words, and what was left out on the way.
 
-    `source` tells data sets apart: the SHA-256 of a file, or the name of a function."""
+    `source` tells data sets apart: the SHA-256 of the examples that were read, or the name of a function."""
 
     calibration: tuple[Batch, ...]
     held_out: tuple[Batch, ...]
@@ -58,7 +59,7 @@ def read_data(argument: str, model: Model, columns: Sequence[str] = (), max_toke
         notes.append(f"{len(away)} of {len(texts)} examples were held out to judge the result")
     share = "all" if len(texts) == len(examples.texts) else f"{len(texts):,} of the"
     read = f"{share} {len(examples.texts):,} examples of {path.name}, at most {tokens:,} tokens of each"
-    source = hashlib.sha256(path.read_bytes()).hexdigest()
+    source = hashlib.sha256(json.dumps(examples.texts).encode()).hexdigest()
     return Data(tuple(calibration), tuple(held_out), read, source, tuple(notes))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 from torch import nn
@@ -24,11 +24,15 @@ class Metric:
 
     def __call__(self, module: nn.Module) -> float:
         try:
-            value = float(self.function(module))
+            returned = self.function(module)
         except Exception as problem:  # noqa: BLE001 - the user's function may raise anything
             raise RequestError(f"the metric `{self.name}` raised {told(problem)}") from None
+        try:
+            value = float(returned)
+        except (TypeError, ValueError, RuntimeError):  # the last from a tensor of several values
+            value = nan
         if not isfinite(value):
-            raise RequestError(f"the metric `{self.name}` returned {value}; a finite number is expected")
+            raise RequestError(f"the metric `{self.name}` returned {returned!r:.80}; a finite number is expected")
         return value
 
 

@@ -178,7 +178,9 @@ def shortfall(optimiser: Optimiser, settled: Settled) -> BudgetError | None:
 
         found = infeasible(optimiser.prepared.program, settled.why, optimiser.limits, real)
         return BudgetError([replace(found, notes=(*found.notes, kept))])
-    why = "the time ran out" if settled.out_of_time else f"after {len(settled.contenders)} measured plans"
+    count = len(settled.contenders)
+    plans = f"after {count} measured plan{'s' if count > 1 else ''}"
+    why = "the time ran out" if settled.out_of_time else plans
     return BudgetError(
         [
             Diagnostic(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tersor.compiler.errors import RequestError
 from tersor.data import read_data
 from tersor.models import Model, read_model
 
@@ -60,6 +61,18 @@ def test_the_model_is_what_its_configuration_names(model: Model) -> None:
     assert set(model.example) == {"input_ids", "attention_mask", "token_type_ids"}
     assert model.positions == 24
     assert model.notes == ()
+
+
+def test_a_file_is_read_once_and_may_be_gone_then(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("the cat\na dog\nit sat\n")
+    kept = read_data(str(path), model)
+    monkeypatch.setattr("tersor.data.evenly", lambda texts, most: path.unlink() or list(texts))
+    assert read_data(str(path), model).source == kept.source
+    with pytest.raises(RequestError, match="there is no such file"):
+        read_data(str(path), model)
 
 
 def test_text_becomes_padded_batches_of_like_length(model: Model, tmp_path: Path) -> None:
