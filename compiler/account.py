@@ -41,7 +41,7 @@ def plan_of(
         bytes=size,
         overhead=size - allocation.bytes,
         damage=damage,
-        bound=allocation.bound * (damage / allocation.damage if allocation.damage > 0 else 1.0),
+        bound=_scaled(allocation, damage),
         unit=measured.unit,
         budget=limit,
         calibrated=examples,
@@ -76,6 +76,13 @@ def _place(policy: Policy, rule: int | None, choice: Choice) -> str | None:
         return None
     line, column = span.where()
     return f"{span.source.name}:{line}:{column}"
+
+
+def _scaled(allocation: Allocation, damage: float) -> float | None:
+    """The bound on the damage, which comes to `damage` where the sites act together."""
+    if allocation.bound is None or allocation.damage <= 0:
+        return allocation.bound
+    return allocation.bound * damage / allocation.damage
 
 
 def _notes(measured: Measurements, allocation: Allocation, formed: Collection[str], examples: int) -> list[str]:

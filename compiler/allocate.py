@@ -51,12 +51,12 @@ class Column:
 @dataclass(frozen=True)
 class Allocation:
     """A choice per site and what it comes to; `bound` is a proven lower bound on the damage of any allocation within
-    the limits."""
+    the limits, where damage was to be small."""
 
     chosen: Mapping[str, Choice]
     bytes: int
     damage: float
-    bound: float
+    bound: float | None
 
     def total(self, quantity: str) -> float:
         return total(self.chosen.values(), quantity)
@@ -122,7 +122,7 @@ def allocate(choices: Choices, limits: Mapping[str, float], minimize: str = "dam
         return _explained(problem, limits)
     chosen = problem.chosen(solution[0])
     damage = float(sum(c.damage for c in chosen.values()))
-    bound = min(solution[1], damage) if minimize == "damage" else damage
+    bound = min(solution[1], damage) if minimize == "damage" else None
     return Allocation(chosen, sum(c.bytes for c in chosen.values()), damage, bound)
 
 

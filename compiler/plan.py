@@ -49,8 +49,8 @@ class Foreseen:
 @dataclass(frozen=True)
 class Plan:
     """`bytes` is the exact size of the files that `load` reads, `overhead` the part of it that is no site's. `damage`
-    is that of all sites together in `unit`, `bound` a proven lower bound on it within the budget (as far as damage
-    adds up)."""
+    is that of all sites together in `unit`, `bound` a proven lower bound on it within the budgets (as far as damage
+    adds up), where it was what to minimize."""
 
     sites: tuple[SitePlan, ...]
     refused: tuple[RefusedPlan, ...]
@@ -58,7 +58,7 @@ class Plan:
     bytes: int
     overhead: int
     damage: float
-    bound: float
+    bound: float | None
     unit: str
     budget: float | None
     calibrated: int

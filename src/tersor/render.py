@@ -135,8 +135,8 @@ def plan_lines(plan: Plan) -> list[str]:
     lines = [
         f"size    {_bytes(plan.bytes)} of {_bytes(plan.original_bytes)} ({ratio:.2f} times smaller), {budget}; "
         f"{_bytes(plan.overhead)} of it is the graph and its description",
-        f"damage  {plan.damage:.4g} {plan.unit} predicted ({basis}); "
-        f"no plan within the budget has less than {plan.bound:.4g}",
+        f"damage  {plan.damage:.4g} {plan.unit} predicted ({basis})"
+        + (f"; no plan within the budget has less than {plan.bound:.4g}" if plan.bound is not None else ""),
     ]
     lines += [f"{b.name.split()[0]:7} {b.text}, {b.name}" for b in plan.budgets if b.name != "size"]
     untouched = [s for s in plan.sites if s.place is None]

@@ -25,7 +25,7 @@ class Report:
     bytes: int
     budget: float | None
     damage: float
-    bound: float
+    bound: float | None
     unit: str
     calibrated: int
     signal: SignalName
@@ -60,8 +60,8 @@ class Report:
         lines = [
             f"size      {bytes_text(self.bytes)} of {bytes_text(self.original_bytes)}: "
             f"{self.original_bytes / self.bytes:.2f} times smaller{budget}",
-            f"damage    {self.damage:.4g} {self.unit} predicted ({self._basis()}), "
-            f"at least {self.bound:.4g} within the budget",
+            f"damage    {self.damage:.4g} {self.unit} predicted ({self._basis()})"
+            + (f", at least {self.bound:.4g} within the budget" if self.bound is not None else ""),
             f"fidelity  {self.fidelity.to_text() if self.fidelity else 'not measured: there is no data'}",
         ]
         lines += [f"{b.name.split()[0]:9} {b.text}" for b in self.budgets if b.name != "size"]

@@ -63,4 +63,5 @@ def _damage(report: SearchReport) -> str:
         c.measured["damage"] for c in report.contenders if kept.items() <= c.measured.items() and "damage" in c.measured
     ]
     told = f", {measured[-1]:.3g} measured" if measured else ""
-    return f"{plan.damage:.3g} {plan.unit} predicted ({basis}){told}; at least {plan.bound:.3g} within the budget"
+    bound = f"; at least {plan.bound:.3g} within the budget" if plan.bound is not None else ""
+    return f"{plan.damage:.3g} {plan.unit} predicted ({basis}){told}{bound}"

@@ -82,6 +82,7 @@ def test_equals_trying_everything(choices: Choices, share: float) -> None:
     assert found.bytes <= budget + 1e-6
     best = min(within)[0]
     assert best - 1e-9 <= found.damage <= best * (1 + SLACK) + SLACK
+    assert found.bound is not None
     assert found.bound <= found.damage + 1e-9
     assert found.bound <= best * (1 + 1e-9) + SLACK
     assert found.bound >= best * (1 - SLACK) - SLACK
@@ -92,6 +93,7 @@ def test_the_least_size_equals_trying_everything(choices: Choices) -> None:
     found = allocate(choices, {}, "size")
     assert isinstance(found, Allocation)
     assert found.bytes == min(b for _, b in map(total, combinations(choices)))
+    assert found.bound is None  # nothing is known of the least damage
 
 
 @given(instances())
