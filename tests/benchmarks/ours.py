@@ -24,7 +24,7 @@ POLICIES = {
 STATES = "tersor 4-bit states, the rest 8, activations by row"
 """Of a recurrent layer, the matrix that is read at every step."""
 STATES_POLICY = f"""{POLICY.replace("int8()", "int8(activations = row)")}
-for role recurrent.hidden choose uniform(bits = 4, group = row, activations = row, rounding = compensated)"""
+for role recurrent.hidden choose uniform(bits = 4, group = row, activations = row)"""
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
 
 
