@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -234,16 +235,17 @@ def search(
     json: JsonOption = False,
 ) -> None:
     """Find a policy: the best artifact within the budgets, and the Pareto front."""
-    from tersor.jobs import Search, seconds_of
+    began = monotonic()  # what follows is seconds of imports
+    from tersor.jobs import Search, deadline_of
     from tersor.render import print_lines
     from tersor.searching import budgets
     from tersor.summary import summary
 
     asked = budgets(size, latency, memory, minimize)
-    limit = seconds_of(time)
+    deadline = deadline_of(time, began)
     with progress() as shown:
         found = Search.read(model, policy, asked, data, columns, max_tokens, signal, out).run(
-            out, backend, limit, shown, typed()
+            out, backend, deadline, shown, typed()
         )
     if not json:
         print_lines(summary(found, out))

@@ -49,14 +49,14 @@ def backend_named(name: str) -> BackendName:
     return cast(BackendName, name)
 
 
-def seconds_of(text: str | None) -> float | None:
-    """`90s`, `10m`, `1h` as seconds."""
+def deadline_of(text: str | None, began: float) -> Deadline:
+    """`90s`, `10m`, `1h` after `began`, by `time.monotonic`."""
     if text is None:
-        return None
+        return Deadline(None, began)
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
     if not found or float(found[1]) <= 0:
         raise RequestError(f"--time {text}: write a number of seconds, minutes or hours, such as 90s, 10m or 1h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return Deadline(float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]], began)
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,9 @@ class Search:
         examples = None if data is None else read_data(data, given, names(columns), max_tokens)
         return cls(given, space, asked, examples, cast("SignalName | None", signal))
 
-    def run(
-        self, out: Path, backend: str, seconds: float | None, progress: Progress | None, command: str = ""
-    ) -> Found:
+    def run(self, out: Path, backend: str, deadline: Deadline, progress: Progress | None, command: str = "") -> Found:
         """Search, with the journal and the best artifact so far in `out`; `command` is how it was asked for."""
-        deadline, kernels = Deadline(seconds), backend_named(backend)
+        kernels = backend_named(backend)
         calibration, held_out = (self.data.calibration, self.data.held_out) if self.data else (None, ())
         record = saved.calibration_record(self.data.source) if self.data else {}
         extra = {**saved.tokenizer_files(self.model.folder), **record}
