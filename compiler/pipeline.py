@@ -105,9 +105,12 @@ def solve(
     overhead = size_of(image(program.module, program.signature, held, {}))
     limit = limits.get("size")
     for _ in range(MAX_ROUNDS):
-        choices = weighed(prepared.choices())
+        measured = prepared.choices()
+        choices = weighed(measured)
         room = dict(limits) if limit is None else {**limits, "size": limit - overhead}
         found = allocate(choices, room, minimize)
+        if isinstance(found, Allocation) and choices is not measured:
+            found = _as_measured(found, measured)
         why = found if isinstance(found, Infeasible) else None
         if why is not None and why.quantity != "size":
             return Unsolved(why, 0)
@@ -126,6 +129,12 @@ def solve(
         overhead = max(overhead + 1, exact - sum(c.bytes for c in found.chosen.values()))
         del stores, files  # before the next ones are made
     raise RequestError("the size of the artifact does not settle below the budget; raise it by a kilobyte")
+
+
+def _as_measured(found: Allocation, measured: Choices) -> Allocation:
+    """An allocation among weighed choices by what was measured of them, of which nothing is proven."""
+    chosen = {site: next(c for c in measured[site] if c.text == choice.text) for site, choice in found.chosen.items()}
+    return Allocation(chosen, found.bytes, float(sum(c.damage for c in chosen.values())), None)
 
 
 def _plan(prepared: Prepared, allocation: Allocation, exact: int, limit: float | None) -> Plan:

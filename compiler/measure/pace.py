@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from tersor.compiler.threads import using_threads
 
@@ -44,28 +42,19 @@ TURNS, FEWEST = 9, 3
 PATIENCE = 4
 """How many times as long as asked is waited for them."""
 FIRST = 2.0
-"""Seconds that the reference is timed for where nothing else was timed before."""
+"""Seconds that both references are timed for before anything else is."""
 STANDARD = f"turns of {SLICE} s to {PAUSE} s, quiet to {QUIET}, products of {SMALL} and {LARGE}"
 """How times are told: those told otherwise do not compare."""
 
 Run = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class _Reference:
-    products: Sequence[tuple[Tensor, Tensor]]
-
-    def __call__(self) -> object:
-        return [torch.mm(a, b) for a, b in self.products]
-
-
 class Pace:
     """Times calls against the reference."""
 
     def __init__(self) -> None:
-        small, other, large = (_product(*size) for size in (SMALL, SMALL, LARGE))
-        self.reference = _Reference([small, other])
-        self.long_reference = _Reference([small, other, large])
+        self.reference = _products(SMALL, SMALL)
+        self.long_reference = _products(SMALL, SMALL, LARGE)
         self.least: dict[tuple[int, bool], float] = {}  # seconds at best, by threads and whether it is the long one
         self.standards: dict[int, tuple[float, float]] = {}
 
@@ -137,12 +126,15 @@ def _timed(threads: int, run: Run, calls: int, unseen: int) -> float:
     return (_now(threads) - start) / calls
 
 
-def _product(rows: int, width: int) -> tuple[Tensor, Tensor]:
-    return torch.ones(rows, width), torch.ones(width, width)
+def _products(*sizes: tuple[int, int]) -> Run:
+    """Computes a product for each (rows, width)."""
+    products = [(torch.ones(rows, width), torch.ones(width, width)) for rows, width in sizes]
+    return lambda: [torch.mm(a, b) for a, b in products]
 
 
 class _Turns:
-    """The turns of one run: the slower one of the references around it, and its ratio to both."""
+    """The turns of one run: the slower one of the references around it, and its ratio to both; `quiet` counts the
+    quiet ones by the least time that was known at each."""
 
     def __init__(self) -> None:
         self.found: list[tuple[float, float]] = []

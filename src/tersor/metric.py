@@ -29,7 +29,7 @@ class Metric:
             raise RequestError(f"the metric `{self.name}` raised {told(problem)}") from None
         try:
             value = float(returned)
-        except (TypeError, ValueError, RuntimeError):  # the last from a tensor of several values
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from a tensor of several values
             value = nan
         if not isfinite(value):
             raise RequestError(f"the metric `{self.name}` returned {returned!r:.80}; a finite number is expected")

@@ -26,6 +26,7 @@ from tersor.compiler.program import Program
 from tersor.compiler.supported import check_supported
 from tersor.judge import Judge
 from tersor.metric import Function
+from tersor.page.words import count
 from tersor.passes import METHODS
 from tersor.passes.quantize.int8 import Int8
 from tersor.passes.quantize.uniform import Uniform
@@ -178,9 +179,7 @@ def shortfall(optimiser: Optimiser, settled: Settled) -> BudgetError | None:
 
         found = infeasible(optimiser.prepared.program, settled.why, optimiser.limits, real)
         return BudgetError([replace(found, notes=(*found.notes, kept))])
-    count = len(settled.contenders)
-    plans = f"after {count} measured plan{'s' if count > 1 else ''}"
-    why = "the time ran out" if settled.out_of_time else plans
+    why = "the time ran out" if settled.out_of_time else f"after {count(len(settled.contenders), 'measured plan')}"
     return BudgetError(
         [
             Diagnostic(

@@ -21,10 +21,10 @@ POLICIES = {
     f"tersor 8 bits, activations by {group}": POLICY.replace("int8()", f"int8(activations = {group})")
     for group in ("64", "128", "row")
 }
-STATES = "tersor 4-bit states, the rest 8, activations by row"
-"""Of a recurrent layer, the matrix that is read at every step."""
-STATES_POLICY = f"""{POLICY.replace("int8()", "int8(activations = row)")}
+RECURRENT = {  # 4 bits for the matrix that is read at every step
+    "tersor 4-bit states, the rest 8, activations by row": f"""{POLICY.replace("int8()", "int8(activations = row)")}
 for role recurrent.hidden choose uniform(bits = 4, group = row, activations = row)"""
+}
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
 
 
@@ -57,6 +57,6 @@ def models(subject: Subject) -> Iterator[tuple[str, Model]]:
     """On as many threads as torch has."""
     example = {name: torch.from_numpy(value) for name, value in subject.example.items()}
     recurrent = any(isinstance(module, nn.RNNBase) for module in subject.module.modules())
-    for label, policy in (POLICIES | ({STATES: STATES_POLICY} if recurrent else {})).items():
+    for label, policy in (POLICIES | (RECURRENT if recurrent else {})).items():
         result = tersor.compile(subject.module, tersor.Policy.parse(policy), example, backend="numba")
         yield label, of_module(result.module, list(example))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from tersor.compiler.errors import RequestError
 from tersor.data import evenly
+from tersor.jobs import deadline_of
 from tersor.reading import read_examples
 
 
@@ -105,3 +107,8 @@ def test_examples_are_spread_evenly() -> None:
     assert all(10 * i <= place < 10 * (i + 1) for i, place in enumerate(found))
     assert evenly(texts, 100) == evenly(texts, 100)
     assert evenly(texts, 2000) == texts
+
+
+def test_time_counts_from_when_the_command_began() -> None:
+    assert deadline_of("1m", monotonic() - 20).left() == pytest.approx(40, abs=1)
+    assert deadline_of(None, monotonic() - 20).left() == float("inf")

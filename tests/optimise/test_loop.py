@@ -12,8 +12,8 @@ from tests.optimise.models import batches, tiny
 
 from tersor.compiler.budget import Limit, limits_of
 from tersor.compiler.loop import Contender, Deadline, Loop
-from tersor.compiler.measure.price import Choice
-from tersor.compiler.pipeline import Planned
+from tersor.compiler.measure.price import Choice, Choices
+from tersor.compiler.pipeline import Planned, solve
 from tersor.compiler.prepare import Prepared, prepare
 from tersor.original import captured
 from tersor.passes import METHODS
@@ -87,6 +87,22 @@ def test_the_smallest_model_above_a_floor_is_found(measured: Prepared) -> None:
     fitting = [t for t in every(prepared) if 1 - 3 * sum(c.damage for c in t) >= floor.limit]
     least = min(sum(c.bytes for c in t) for t in fitting)
     assert sum(c.bytes for c in settled.best.planned.allocation.chosen.values()) <= 1.25 * least
+
+
+def test_a_plan_of_weighed_choices_tells_what_was_measured(measured: Prepared) -> None:
+    plain = solve(measured, {}, "size")
+    assert isinstance(plain, Planned)
+    assert plain.plan.bound is None  # its damage was not what to minimize
+
+    def thrice(choices: Choices) -> Choices:
+        return {name: tuple(replace(c, damage=3 * c.damage) for c in site) for name, site in choices.items()}
+
+    weighed = solve(measured, {}, "damage", thrice)
+    assert isinstance(weighed, Planned)
+    known = measured.choices()
+    assert all(choice in known[name] for name, choice in weighed.allocation.chosen.items())
+    assert weighed.allocation.damage == pytest.approx(sum(c.damage for c in weighed.allocation.chosen.values()))
+    assert weighed.plan.bound is None
 
 
 def test_where_the_floor_is_missed_the_worst_choice_is_rolled_back_first(measured: Prepared) -> None:
