@@ -18,6 +18,13 @@ def same(first: object, second: object) -> bool:
     return len(ours) == len(theirs) > 0 and all(map(torch.equal, ours, theirs))
 
 
+def alike(first: object, second: object) -> None:
+    """Equal but for the order of sums: torch multiplies a time-major input by another product where a weight takes a
+    gradient.
+    """
+    torch.testing.assert_close(tensors(first), tensors(second), rtol=0, atol=2e-6)
+
+
 def layer(compiled: Compiled) -> nn.Module:
     return compiled.result.reference.graph_module.get_submodule("rnn")
 
@@ -27,7 +34,7 @@ def test_it_computes_what_the_replaced_weights_compute(compiled: Compiled) -> No
     for shape in SHAPES:
         example = example_of(compiled.name, *shape)
         with torch.no_grad():
-            assert same(compiled.result.module(**example), compiled.replaced(**example))
+            alike(compiled.result.module(**example), compiled.replaced(**example))
 
 
 def test_the_weights_are_not_the_original_ones(compiled: Compiled) -> None:
