@@ -25,6 +25,7 @@ F32 = ir.FloatType()
 _VPDPBUSD = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
 _VPDPWSSD = {16: "llvm.x86.avx512.vpdpwssd.512", 8: "llvm.x86.avx512.vpdpwssd.256"}
 _PMADDWD = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
+_PMADDUBSW = {16: "llvm.x86.avx512.pmaddubs.w.512", 8: "llvm.x86.avx2.pmadd.ub.sw"}
 
 
 class Emitter:
@@ -227,6 +228,15 @@ class Emitter:
         )
         odd = self._pair_products(self.b.lshr(u, eight), self.b.ashr(s, eight))
         return self.b.add(accumulator, self.b.add(even, odd))
+
+    def dot_short(self, codes: Value, values: Value) -> Value:
+        """u8(codes)[2i] * s8(values)[2i] + u8(codes)[2i+1] * s8(values)[2i+1] in 16 bits, where that suffices."""
+        name = _PMADDUBSW[self.level.lanes]
+        return self.call(name, self.halves, self.b.bitcast(codes, self.bytes), self.b.bitcast(values, self.bytes))
+
+    def add_shorts(self, accumulator: Value, shorts: Value) -> Value:
+        """accumulator[i] + shorts[2i] + shorts[2i+1]."""
+        return self.b.add(accumulator, self._pair_products(shorts, self.constant(self.halves, 1)))
 
     def dot_pairs(self, accumulator: Value, x: Value, y: Value) -> Value:
         """accumulator[i] + x[2i] * y[2i] + x[2i+1] * y[2i+1] for 16-bit numbers, two in each 32-bit lane."""

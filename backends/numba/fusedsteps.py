@@ -55,15 +55,15 @@ def multiply_round_step(
     With z = x @ w^T + bias: activation(z), or activation(z[:, :n]) * z[:, n:] if gated. GELU is within 7.4e-5 |z|.
     """
     spec = MultiplyRoundSpec(
-        LinearSpec(level, layout.width, layout.kind, layout.shifted), RoundSpec(level, activation, gated)
+        LinearSpec(level, layout.bits, layout.kind, layout.shifted), RoundSpec(level, activation, gated)
     )
     block = min(max(rows, 1), _ROWS)
     described = level_named(level)
     work = 4 * block * reader.group * (2 if gated else 1)
     work += max(round_work(described, reader.group), panel_work(described, layout))
-    cost = panel_cost(layout, reader.group * (2 if gated else 1), block) + block * reader.group
+    cost = panel_cost(described, layout, reader.group * (2 if gated else 1), block) + block * reader.group
     shape = (layout.group, layout.groups, block)
-    target = (*result, reader.group, reader.groups, reader.center)
+    target = (*result, reader.group, reader.groups)
     units = -(-rows // block) * reader.groups
     kernel = kernel_address(spec, "glue_multiply_round")
     return Step("multiply and round", kernel, (rows, *rounded, *weights, *shape, *target), units, cost, work)
@@ -85,7 +85,7 @@ def norm_round_step(
     rows, columns = shape
     lanes = level_named(level).lanes
     operands = (columns, x, other, period, *weights, y, float_bits(epsilon), rows)
-    target = (*result, reader.group, reader.groups, reader.center)
+    target = (*result, reader.group, reader.groups)
     kernel = kernel_address(NormRoundSpec(NormSpec(level), RoundSpec(level)), "glue_norm_round")
     work = round_work(level_named(level), reader.group)
     return Step("norm and round", kernel, (*operands, *target), -(-rows // lanes), 0.6 * lanes * columns, work)

@@ -30,7 +30,7 @@ PARTS = 2 if SPEC.rounding.gated else 1
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
     """Operands: rows, q, records, codes, scale, shift, bias, group, groups, rows a block; then of the result q,
-    records, group, groups, center. Unit u is group u % groups of row block u // groups. If gated, the outputs are
+    records, group, groups. Unit u is group u % groups of row block u // groups. If gated, the outputs are
     those of the gate, then as many to be multiplied with them. `work` holds the floats of a unit, then what rounding
     and panel kernel need.
     """
@@ -38,7 +38,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     codes, scale, shift, bias = load(operands + 24), load(operands + 32), load(operands + 40), load(operands + 48)
     group, groups, block = load(operands + 56), load(operands + 64), load(operands + 72)
     out, out_records, out_group = load(operands + 80), load(operands + 88), load(operands + 96)
-    out_groups, center = load(operands + 104), load(operands + 112)
+    out_groups = load(operands + 104)
     padded = group * groups
     record_size = 12 * groups + 4
     out_size = 12 * out_groups + 4
@@ -82,6 +82,5 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
             out_records + start * out_size + 4 * g,
             out_size,
             out_groups,
-            center,
             scratch,
         )

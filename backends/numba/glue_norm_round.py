@@ -31,13 +31,13 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     """y = (z - mean) / sqrt(var + epsilon) * weight + bias with z = x + other, and y rounded.
 
     Operands: columns (whole groups), x, other (0 for none), rows of other (it repeats), weight, bias, y, epsilon, rows;
-    then q, records, group, groups, center.
+    then q, records, group, groups.
     """
     columns, x, other, period = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
     weight, bias, y = load(operands + 32), load(operands + 40), load(operands + 48)
     epsilon, rows = as_float(load(operands + 56)), load(operands + 64)
     q, records, group = load(operands + 72), load(operands + 80), load(operands + 88)
-    groups, center = load(operands + 96), load(operands + 104)
+    groups = load(operands + 96)
     add = 0 if other == 0 else 1
     size = 4 * columns
     record_size = 12 * groups + 4
@@ -59,7 +59,6 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
                 records + record_size * start + 4 * g,
                 record_size,
                 groups,
-                center,
                 work,
             )
         for m in range(start, start + count):

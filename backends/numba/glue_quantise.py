@@ -23,12 +23,12 @@ zero = make_zero(LEVEL)
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
-    """Operands: x, bytes between its rows, q, records, columns, group, groups, groups a span, center; `work` holds a
+    """Operands: x, bytes between its rows, q, records, columns, group, groups, groups a span; `work` holds a
     padded row of floats.
     """
     x, stride, q, records = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
     columns, group, groups = load(operands + 32), load(operands + 40), load(operands + 48)
-    per_span, center = load(operands + 56), load(operands + 64)
+    per_span = load(operands + 56)
     padded = group * groups
     record_size = 12 * groups + 4
     if padded > columns:
@@ -38,4 +38,4 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         if padded > columns:
             copy(work, source, columns)
             source = work
-        quantise(source, q + m * padded, records + m * record_size, groups // per_span, per_span, group, center)
+        quantise(source, q + m * padded, records + m * record_size, groups // per_span, per_span, group)

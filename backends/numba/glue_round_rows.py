@@ -24,11 +24,10 @@ total = make_total(LEVEL)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
     """Unit u is the rows from u * block on.
 
-    Operands: rows, block, x, bytes between its rows, q, records, group, groups, center; `work` has `round_work` bytes.
+    Operands: rows, block, x, bytes between its rows, q, records, group, groups; `work` has `round_work` bytes.
     """
     rows, block, x, stride = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
     q, records, group, groups = load(operands + 32), load(operands + 40), load(operands + 48), load(operands + 56)
-    center = load(operands + 64)
     padded = group * groups
     record_size = 12 * groups + 4
     for unit in range(first, last):
@@ -38,6 +37,6 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         for g in range(groups):
             source = x + start * stride + 4 * group * g
             slot = record + 4 * g
-            rounded(count, source, stride, 0, group, codes + group * g, padded, slot, record_size, groups, center, work)
+            rounded(count, source, stride, 0, group, codes + group * g, padded, slot, record_size, groups, work)
         for m in range(count):
             total(record + m * record_size, groups)

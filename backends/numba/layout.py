@@ -8,12 +8,12 @@ consecutive k of one output lie in one 32-bit lane:
     shift  [panel][group][strip * lane]                float32, scale * (center - zero); absent if every zero is the
     center
 
-with center = 2^(width - 1). Padded codes meet padded activations, which are 0; padded outputs have scale 0.
+with center = 2^(bits - 1). Padded codes meet padded activations, which are 0; padded outputs have scale 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,7 +35,7 @@ def ceil_to(value: int, multiple: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape and grouping of one matrix.
+    """Shape and grouping of one matrix of codes below 2^bits.
 
     `weight_group` is the number of columns that share a weight scale (0: the whole row), `activation_group` the number
     that share an activation scale (0: the whole row).
@@ -43,14 +43,13 @@ class Layout:
 
     rows: int
     columns: int
-    width: int
+    bits: int
     weight_group: int = 0
     activation_group: int = 0
     shifted: bool = False
 
     def __post_init__(self) -> None:
-        if self.width not in (2, 4, 8):
-            raise RequestError(f"codes are laid out in 2, 4 or 8 bits, not {self.width}")
+        width_of(self.bits)
         if not 1 <= self.columns <= MAX_COLUMNS or self.rows < 1:
             raise RequestError(
                 f"a quantised matrix of shape {(self.rows, self.columns)}: 1 to {MAX_COLUMNS} columns are supported"
@@ -65,6 +64,11 @@ class Layout:
             raise RequestError(f"groups of {small} and {large} columns: one must divide the other")
 
     @property
+    def width(self) -> int:
+        """Bits in which a code is laid out."""
+        return width_of(self.bits)
+
+    @property
     def kind(self) -> Kind:
         """Which micro-kernel: weight groups, activation groups only, or neither."""
         return "group" if self.weight_group else "activation" if self.activation_group else "row"
@@ -72,7 +76,7 @@ class Layout:
     @property
     def center(self) -> int:
         """What is taken from every code in integers."""
-        return 1 << (self.width - 1)
+        return 1 << (self.bits - 1)
 
     @property
     def group(self) -> int:
@@ -100,6 +104,13 @@ def width_of(bits: int) -> int:
     if not 1 <= bits <= 8:
         raise RequestError(f"codes of {bits} bits: 1 to 8 are supported")
     return 2 if bits <= 2 else 4 if bits <= 4 else 8
+
+
+def kernel_bits(bits: int, level: Level) -> int:
+    """How many bits the kernels of a level take codes of `bits` bits for: all that are laid out alike are one, but
+    where products are summed in 16 bits and fewer bits are faster.
+    """
+    return bits if level.dot == "pmaddwd" and bits > 4 else width_of(bits)
 
 
 @dataclass(frozen=True)
@@ -142,28 +153,25 @@ class AffineCodes:
     def columns(self) -> int:
         return int(self.codes.shape[1])
 
-    @property
-    def width(self) -> int:
-        return width_of(self.bits)
-
-    def centred(self) -> AffineCodes:
-        """The same matrix with the center of the layout as zero point, if all zero points are one integer and the
-        codes allow it.
+    def centred(self, bits: int) -> AffineCodes:
+        """The same matrix in codes of `bits` bits, not fewer, with their center as zero point if all zero points are
+        one integer and the codes allow it.
         """
-        center = 1 << (self.width - 1)
+        wider = replace(self, bits=bits)
+        center = 1 << (bits - 1)
         first = float(self.zero.flatten()[0]) if self.zero.numel() else 0.0
         move = center - first
         if move == 0 or not move.is_integer() or bool((self.zero != first).any()) or not self.codes.numel():
-            return self
+            return wider
         low, high = int(self.codes.min()) + int(move), int(self.codes.max()) + int(move)
-        if low < 0 or high >= 1 << self.width:
-            return self
+        if low < 0 or high >= 1 << bits:
+            return wider
         moved = (self.codes.to(torch.int16) + int(move)).to(torch.uint8)
-        return AffineCodes(moved, self.scale, torch.full_like(self.zero, center), self.width, self.group)
+        return replace(wider, codes=moved, zero=torch.full_like(self.zero, center))
 
     def shift(self) -> Tensor | None:
         """scale * (center - zero), None if it is 0 everywhere."""
-        move = (1 << (self.width - 1)) - self.zero
+        move = (1 << (self.bits - 1)) - self.zero
         return self.scale * move if bool(move.any()) else None
 
 

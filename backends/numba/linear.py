@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import ACTIVATIONS, Activation
 from tersor.backends.numba.features import detect, level_named
-from tersor.backends.numba.layout import AffineCodes, Layout, dense, pack_bias, pack_codes, pack_groups
+from tersor.backends.numba.layout import AffineCodes, Layout, dense, kernel_bits, pack_bias, pack_codes, pack_groups
 from tersor.backends.numba.reference import activate
 from tersor.backends.numba.selfcheck import trusted_level
 from tersor.compiler.errors import RequestError
@@ -53,7 +53,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("shift", shift)
         self.register_buffer("bias", bias)
         self._constants: Any = (
-            layout.rows, layout.columns, layout.width, layout.weight_group, layout.activation_group, activation, level,
+            layout.rows, layout.columns, layout.bits, layout.weight_group, layout.activation_group, activation, level,
         )  # fmt: skip
 
     @classmethod
@@ -74,14 +74,15 @@ class QuantizedLinear(nn.Module):
         `group` columns share a scale, 0 for the whole row. `level` asks for a CPU level (default: `features.detect`).
         RequestError for shapes, codes or groups that have no kernel.
         """
-        held = AffineCodes(codes, scale, zero, bits, group).centred()
+        wanted = detect(level)
+        held = AffineCodes(codes, scale, zero, bits, group).centred(kernel_bits(bits, wanted))
         if activation not in ACTIVATIONS:
             raise RequestError(f"no activation {activation!r}; use one of: {', '.join(ACTIVATIONS)}")
         if bias is not None and tuple(bias.shape) != (held.rows,):
             raise RequestError(f"bias has shape {tuple(bias.shape)}; {held.rows} outputs need {(held.rows,)}")
         shift = held.shift()
-        layout = Layout(held.rows, held.columns, held.width, group, activation_group, shift is not None)
-        trusted = trusted_level(detect(level), layout, activation)
+        layout = Layout(held.rows, held.columns, held.bits, group, activation_group, shift is not None)
+        trusted = trusted_level(wanted, layout, activation)
         if trusted is None:
             warnings.warn(
                 "no compiled kernel can be trusted on this CPU; quantised linears run on dense weights", stacklevel=2
@@ -121,7 +122,7 @@ class QuantizedLinear(nn.Module):
     def merge_key(self) -> tuple[object, ...]:
         """Linears with equal keys can be `joined`."""
         layout = self.layout
-        grouping = (layout.columns, layout.width, layout.weight_group, layout.activation_group)
+        grouping = (layout.columns, layout.bits, layout.weight_group, layout.activation_group)
         return (*grouping, layout.shifted, self.activation, self.level)
 
     @staticmethod
@@ -148,7 +149,7 @@ class QuantizedLinear(nn.Module):
     def extra_repr(self) -> str:
         layout = self.layout
         return (
-            f"in_features={layout.columns}, out_features={layout.rows}, width={layout.width}, "
+            f"in_features={layout.columns}, out_features={layout.rows}, bits={layout.bits}, "
             f"group={layout.weight_group}, activation_group={layout.activation_group}, "
             f"activation={self.activation}, level={self.level}"
         )

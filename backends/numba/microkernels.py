@@ -6,8 +6,8 @@ shift[n, g]:
     y[m, n] = bias[n] + sum_g a[m, g] * (s[n, g] * sum_k (code - center) q + shift[n, g] * sum_k q)
 
 The integer sum starts from -center * sum_k q, so that the unsigned codes go into the dot product as they are. Each row
-carries a record, written by the quantiser: `start` int32[groups], `a` float[groups], `a * sum_k q` float[groups] and
-the total of the latter.
+carries a record, written by the quantiser: -128 * sum_k q int32[groups], which a shift makes that of codes of fewer
+bits, `a` float[groups], `a * sum_k q` float[groups] and the total of the latter.
 
 Codes may be looked up in 16 unsigned levels, whose address stands for that of the shift and whose center is that of 8
 bits. Many rows share packed codes that were expanded to bytes once; up to `packed_rows` unpack them in registers. A
@@ -22,10 +22,10 @@ from typing import Any
 
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, level_named
-from tersor.backends.numba.layout import STEP, Kind, Layout
+from tersor.backends.numba.layout import STEP, Kind, Layout, width_of
 from tersor.backends.numba.tiles import Ahead, Tile, emit_expand
 
-_UNPACKING = 4  # rows of a tile that still leave registers to unpack in
+_UNPACKING = {16: 4, 8: 2, 4: 2}  # rows of a tile that still leave registers to unpack in, by lanes
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,21 @@ class LinearSpec:
     """
 
     level: str
-    width: int
+    bits: int
     kind: Kind
     shifted: bool
     looked_up: bool = False
     resident: bool = False
 
     @property
+    def width(self) -> int:
+        """Bits in which a code is laid out."""
+        return width_of(self.bits)
+
+    @property
     def name(self) -> str:
         more = "_shifted" if self.shifted else "_levels" if self.looked_up else ""
-        return f"linear_{self.level}_{self.width}_{self.kind}{more}{'_resident' if self.resident else ''}"
+        return f"linear_{self.level}_{self.bits}_{self.kind}{more}{'_resident' if self.resident else ''}"
 
 
 def packed_rows(width: int, looked_up: bool = False) -> int:
@@ -80,7 +85,7 @@ class _Panel:
 
         def few() -> None:
             width, levels = self.spec.width, self.levels
-            sizes = [rows for rows in self.sizes if rows <= _UNPACKING]
+            sizes = [rows for rows in self.sizes if rows <= _UNPACKING[e.level.lanes]]
             e.ladder(count, sizes, lambda m, rows: self.tile(self.sized(rows, width, levels), m, self.w))
 
         def many() -> None:
@@ -96,7 +101,8 @@ class _Panel:
         self.e.ladder(count, self.sizes, lambda m, rows: self.tile(self.sized(rows, 8), m, codes))
 
     def sized(self, rows: int, width: int, levels: Value | None = None) -> Tile:
-        return Tile(self.e, width, rows, levels, self.spec.resident)
+        bits = 8 if self.spec.looked_up else self.spec.bits
+        return Tile(self.e, bits, width, rows, levels, self.spec.resident)
 
     def tile(self, t: Tile, row: Value, codes: Value) -> None:
         """The rows of a tile from `row` on."""
@@ -108,12 +114,17 @@ class _Panel:
         stride = e.b.sdiv(e.times(self.step_bytes, t.rows), I64(max(t.asked, 1)))
         ahead = Ahead(e.at(self.next, e.times(self.row_bytes, row)), stride)
         if self.spec.kind == "row":
-            starts = [start for r in records for start in [e.broadcast_int(r)] * t.strips]
+            starts = [start for r in records for start in [self.start(r)] * t.strips]
             sums, _ = t.accumulate(starts, q, codes, self.steps, ahead)
         else:
             sums = self.over_groups(t, q, records, codes, ahead)
         for (m, v), value in zip(t.outputs, self.finished(t, records, sums), strict=True):
             e.store(e.at(y[m], v * self.vector), value)
+
+    def start(self, slot: Value) -> Value:
+        """-center * sum of q, of a group whose record is at `slot`."""
+        bits = 8 if self.spec.looked_up else self.spec.bits
+        return self.e.b.ashr(self.e.broadcast_int(slot), self.e.int_vector(8 - bits))
 
     def over_groups(self, t: Tile, q: list[Value], records: list[Value], codes: Value, ahead: Ahead) -> list[Value]:
         """The floating sums after all groups."""
@@ -126,7 +137,7 @@ class _Panel:
             *sums, place = carried
             slots = [e.at(r, e.times(g, 4)) for r in records]
             columns, offset = e.b.mul(g, group_columns), e.b.mul(g, group_bytes)
-            first = [start for slot in slots for start in [e.broadcast_int(slot)] * t.strips]
+            first = [start for slot in slots for start in [self.start(slot)] * t.strips]
             rows = [e.at(row, columns) for row in q]
             here = Ahead(place, ahead.stride)
             integers, left = t.accumulate(first, rows, e.at(codes, offset), self.steps, here)

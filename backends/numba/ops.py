@@ -30,7 +30,7 @@ from tersor.compiler.errors import RequestError
 _library = torch.library.Library("tersor", "FRAGMENT")
 _library.define(
     "quantized_linear(Tensor x, Tensor codes, Tensor scale, Tensor? shift, Tensor bias, int rows, int columns, "
-    "int width, int weight_group, int activation_group, str activation, str level) -> Tensor"
+    "int bits, int weight_group, int activation_group, str activation, str level) -> Tensor"
 )
 _library.define(
     "add_layer_norm(Tensor x, Tensor? other, Tensor weight, Tensor bias, float epsilon, str level) -> Tensor"
@@ -71,7 +71,7 @@ def quantized_linear(
     bias: Tensor,
     rows: int,
     columns: int,
-    width: int,
+    bits: int,
     weight_group: int,
     activation_group: int,
     activation: Activation,
@@ -80,7 +80,7 @@ def quantized_linear(
     """activation(q(x) @ w^T + bias) on the CPU: x (..., columns), result (..., rows)."""
     if x.shape[-1] != columns:
         raise RequestError(f"a quantised linear of {columns} inputs was given an input of shape {tuple(x.shape)}")
-    layout = Layout(rows, columns, width, weight_group, activation_group, shift is not None)
+    layout = Layout(rows, columns, bits, weight_group, activation_group, shift is not None)
     values = x.to(torch.float32).contiguous()
     y = torch.empty((*x.shape[:-1], rows))
     count = values.numel() // columns
@@ -110,12 +110,12 @@ def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """grad_x = (grad * activation'(z)) @ w, z the output before the activation."""
     x, codes, scale, shift, bias = ctx.saved_tensors
-    rows, columns, width, weight_group, activation_group, activation, level = ctx.shape
+    rows, columns, bits, weight_group, activation_group, activation, level = ctx.shape
     if activation != "none":
         before = linear(x, codes, scale, shift, bias, *ctx.shape[:5], "none", level).detach().requires_grad_()
         with torch.enable_grad():
             (grad,) = torch.autograd.grad(activate(before, activation), before, grad)
-    layout = Layout(rows, columns, width, weight_group, activation_group, shift is not None)
+    layout = Layout(rows, columns, bits, weight_group, activation_group, shift is not None)
     weight = dense(codes, scale, shift, layout, level_named(level))
     return (grad @ weight.to(grad.dtype), *[None] * 11)
 

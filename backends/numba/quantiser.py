@@ -11,6 +11,8 @@ from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level
 
 QMAX = 127.0
+CENTER = 128
+"""What a record takes from codes of 8 bits, of which those of fewer take so many bits less."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,10 @@ _UNROLLED = (64, 32)  # groups whose values stay in registers between finding th
 class _Quantiser:
     """Emits the rounding of one row; see `make_quantiser`."""
 
-    def __init__(self, e: Emitter, x: Value, q: Value, record: Value, groups: Value, center: Value) -> None:
+    def __init__(self, e: Emitter, x: Value, q: Value, record: Value, groups: Value) -> None:
         self.e, self.x, self.q, self.record = e, x, q, record
         self.lanes = e.level.lanes
         self.plane = e.times(groups, 4)
-        self.negated = e.b.neg(e.b.trunc(center, I32))
 
     def scales(self, bits: Value) -> tuple[Value, Value]:
         """(scale, its inverse in every lane) for a vector of |x| bits."""
@@ -61,7 +62,7 @@ class _Quantiser:
         count = e.reduce_add_int(counts)
         slot = e.at(self.record, e.times(index, 4))
         weighted = b.fmul(scale, b.sitofp(count, F32))
-        e.store(slot, b.mul(self.negated, count))
+        e.store(slot, b.mul(count, I32(-CENTER)))
         e.store(e.at(slot, self.plane), scale)
         e.store(e.at(slot, self.plane, self.plane), weighted)
         return weighted
@@ -118,19 +119,17 @@ class _Quantiser:
 
 
 def make_quantiser(level: Level) -> Any:
-    """quantise(x, q, record, spans, groups_per_span, group, center): one row of `spans * groups_per_span * group`
+    """quantise(x, q, record, spans, groups_per_span, group): one row of `spans * groups_per_span * group`
     floats.
 
     A span has one scale, max |x| / 127. A span of zeros gets scale 0; NaN or infinity make the scale, and so the
     output, NaN or infinite.
     """
 
-    @kernel(level, 7)
-    def quantise(
-        e: Emitter, x: Value, q: Value, record: Value, spans: Value, per_span: Value, group: Value, center: Value
-    ) -> None:
+    @kernel(level, 6)
+    def quantise(e: Emitter, x: Value, q: Value, record: Value, spans: Value, per_span: Value, group: Value) -> None:
         b = e.b
-        quantiser = _Quantiser(e, x, q, record, b.mul(spans, per_span), center)
+        quantiser = _Quantiser(e, x, q, record, b.mul(spans, per_span))
         done = b.append_basic_block("quantised")
         totals = []
         for size in _UNROLLED:

@@ -16,7 +16,7 @@ from tersor.backends.numba.elementwise import Activation, apply, gelu_short
 from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, level_named
 from tersor.backends.numba.layout import STEP
-from tersor.backends.numba.quantiser import QMAX
+from tersor.backends.numba.quantiser import CENTER, QMAX
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ class _Rounding:
         self.lanes = e.level.lanes
         self.size = 4 * self.lanes
         self.y, self.y_stride, self.other, self.group, self.q, self.q_stride = arguments[:6]
-        self.record, self.record_stride, groups, center, work = arguments[6:]
+        self.record, self.record_stride, groups, work = arguments[6:]
         self.plane = e.times(groups, 4)
-        self.negated = e.splat(e.b.neg(e.b.trunc(center, I32)))
         self.held = work
         self.partial = e.at(work, e.times(self.group, self.size))
         self.found = e.at(self.partial, self.size * self.lanes)
@@ -137,7 +136,7 @@ class _Rounding:
 
         self.over_rows(first, count, codes)
         counts = self.across(b.add)
-        entries = (b.mul(self.negated, counts), scales, b.fmul(scales, e.to_float(counts)))
+        entries = (b.mul(counts, e.int_vector(-CENTER)), scales, b.fmul(scales, e.to_float(counts)))
         for i, entry in enumerate(entries):
             e.store(e.at(self.found, i * self.size), entry)
 
@@ -151,7 +150,7 @@ class _Rounding:
 
 
 def make_round(spec: RoundSpec) -> Any:
-    """round(count, y, y_stride, other, group, q, q_stride, record, record_stride, groups, center, work).
+    """round(count, y, y_stride, other, group, q, q_stride, record, record_stride, groups, work).
 
     With z[m, j] = activation(y[m, j]) (times other[m, j] if gated) for `count` rows and the `group` columns of one
     group (a multiple of STEP):
@@ -164,7 +163,7 @@ def make_round(spec: RoundSpec) -> Any:
     """
     level = level_named(spec.level)
 
-    @kernel(level, 12)
+    @kernel(level, 11)
     def rounded(e: Emitter, count: Value, *arguments: Value) -> None:
         b = e.b
         rounding = _Rounding(e, spec, arguments)

@@ -26,14 +26,14 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
     small = Layout(
         level.panel + 3,
         2 * (group or 32) + 5,
-        layout.width,
+        layout.bits,
         layout.weight_group,
         layout.activation_group,
         layout.shifted,
     )
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 1 << layout.width, (small.rows, small.columns), dtype=torch.uint8, generator=generator)
-    codes[0], codes[1] = 0, (1 << layout.width) - 1
+    codes = torch.randint(0, 1 << layout.bits, (small.rows, small.columns), dtype=torch.uint8, generator=generator)
+    codes[0], codes[1] = 0, (1 << layout.bits) - 1
     groups = -(-small.columns // small.weight_group) if small.weight_group else 1
     scale = torch.rand(small.rows, groups, generator=generator) + 0.5
     zero = torch.full_like(scale, small.center)
@@ -45,7 +45,7 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
     x[0] = 3.0  # every activation at its extreme
     shift = pack_groups(scale * (small.center - zero), small, level) if small.shifted else None
     packed = (pack_codes(codes, small, level), pack_groups(scale, small, level), shift, pack_bias(bias, small, level))
-    shape = (small.rows, small.columns, small.width, small.weight_group, small.activation_group)
+    shape = (small.rows, small.columns, small.bits, small.weight_group, small.activation_group)
     expected = reference_linear(x, codes, scale, zero, bias, small, activation)
     for count in (1, 2, rows, len(x)):
         y = ops.quantized_linear(x[:count], *packed, *shape, activation, level.name)
@@ -56,9 +56,9 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
 
 @cache
 def _linear_agrees(
-    level: str, width: int, weight_group: int, activation_group: int, shifted: bool, activation: Activation
+    level: str, bits: int, weight_group: int, activation_group: int, shifted: bool, activation: Activation
 ) -> bool:
-    layout = Layout(1, 1, width, weight_group, activation_group, shifted)
+    layout = Layout(1, 1, bits, weight_group, activation_group, shifted)
     return linear_agrees(level_named(level), layout, activation)
 
 
@@ -73,7 +73,7 @@ def trusted_level(level: Level | None, layout: Layout, activation: Activation) -
     """`level` if its kernel agrees with the reference here, else the next slower one that does, else None; warns on a
     mismatch.
     """
-    key = (layout.width, layout.weight_group, layout.activation_group, layout.shifted, activation)
+    key = (layout.bits, layout.weight_group, layout.activation_group, layout.shifted, activation)
     while level is not None and not _linear_agrees(level.name, *key):
         _warn(level, str(layout))
         level = below(level)

@@ -17,7 +17,7 @@ from tersor.backends.numba.build import (
     round_rows_kernel,
 )
 from tersor.backends.numba.elementwise import Activation
-from tersor.backends.numba.features import level_named
+from tersor.backends.numba.features import Level, level_named
 from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.microkernels import panel_work
 from tersor.backends.numba.native.pool import Workspace, execute
@@ -29,7 +29,6 @@ _BLOCK_BYTES = 1 << 18  # rounded activations of a row block: they stay in the s
 _ROWS = 12  # row blocks are multiples of most tiles
 _ALONE = 12_000.0  # nanoseconds of work below which a step is not worth sharing
 _SHARE = 3_000.0  # and the least a chunk should hold
-_PRODUCTS = 200.0  # multiply-adds a nanosecond
 _READ = 12.0  # bytes of weights a nanosecond, from beyond the second-level cache
 
 
@@ -59,19 +58,19 @@ def quantise_step(
     lanes = level_named(level).lanes
     if per_span == 1 and rows >= lanes and layout.padded == layout.columns:
         block = 2 * lanes
-        places = (rows, block, x, x_stride, q, records, layout.group, layout.groups, layout.center)
+        places = (rows, block, x, x_stride, q, records, layout.group, layout.groups)
         work = round_work(level_named(level), layout.group)
         cost = 0.07 * layout.padded * block
         return Step("quantise", round_rows_kernel(level), places, -(-rows // block), cost, work)
-    shape = (layout.columns, layout.group, layout.groups, per_span, layout.center)
+    shape = (layout.columns, layout.group, layout.groups, per_span)
     operands = (x, x_stride, q, records, *shape)
     kernel = quantise_kernel(level)
     return Step("quantise", kernel, operands, rows, 0.1 * layout.padded, 4 * layout.padded)
 
 
-def panel_cost(layout: Layout, panel: int, rows: int) -> float:
+def panel_cost(level: Level, layout: Layout, panel: int, rows: int) -> float:
     """About how many nanoseconds it takes to read `panel` rows of a matrix and multiply them with `rows` rows."""
-    return panel * layout.padded * (rows / _PRODUCTS + layout.width / 8 / _READ)
+    return panel * layout.padded * (rows / level.products + layout.width / 8 / _READ)
 
 
 def rounded_bytes(layout: Layout, rows: int) -> tuple[int, int]:
@@ -98,7 +97,7 @@ def multiply_step(
     activate = activation_kernel(level, activation)
     target = (y, 4 * layout.rows, layout.rows, layout.group, layout.groups, activate, block)
     units = -(-rows // block) * -(-layout.rows // panel)
-    cost = panel_cost(layout, panel, block)
+    cost = panel_cost(level_named(level), layout, panel, block)
     kernel = multiply_kernel(level, layout, looked_up, resident)
     work = 4 * panel * block + panel_work(level_named(level), layout)
     return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, work)

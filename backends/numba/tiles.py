@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tersor.backends.numba.emitter import Emitter, Value
+from tersor.backends.numba.features import Level
 from tersor.backends.numba.layout import STEP
+from tersor.backends.numba.quantiser import QMAX
+
+Key = tuple[int, int, int]
+"""Of a sum: row, strip, plane."""
 
 LINE = 64  # bytes of a cache line
 _ASKED = 4  # a tile asks for one of so many cache lines that it reads
@@ -36,25 +41,78 @@ class Ahead:
     stride: Value
 
 
-class Tile:
-    """Emits `rows` activation rows times one panel of codes of `width` bits, into `levels` where they are given;
-    `resident` codes need not be fetched from memory.
+def dots_in_short(level: Level, bits: int) -> int:
+    """How many dot products of two codes below 2^bits with activations of 8 bits may be summed in 16 bits on a level
+    without a dot product of four bytes; 0 where sums are of 32 bits from the start.
+    """
+    most = 2 * int(QMAX) * ((1 << bits) - 1)
+    return ((1 << 15) - 1) // most if level.dot == "pmaddwd" else 0
+
+
+class Sums:
+    """Integer sums by key, to which products of four codes with four activations are added; `room` of them in 16 bits
+    first, if any.
     """
 
-    def __init__(self, e: Emitter, width: int, rows: int, levels: Value | None = None, resident: bool = False) -> None:
+    def __init__(self, e: Emitter, room: int, sums: dict[Key, Value]) -> None:
+        self.e, self.room, self.sums = e, room, sums
+        self.shorts: dict[Key, tuple[Value, int]] = {}
+
+    def add(self, key: Key, codes: Value, four: Value) -> None:
+        e = self.e
+        if not self.room:
+            self.sums[key] = e.dot(self.sums[key], codes, four)
+            return
+        short, count = e.dot_short(codes, four), 1
+        if key in self.shorts:
+            before, held = self.shorts[key]
+            short, count = e.b.add(before, short), held + 1
+        self.shorts[key] = short, count
+        if count == self.room:
+            self._widen(key)
+
+    def _widen(self, key: Key) -> None:
+        short, _ = self.shorts.pop(key)
+        self.sums[key] = self.e.add_shorts(self.sums[key], short)
+
+    def found(self) -> list[Value]:
+        """All sums, in the order in which they were given."""
+        for key in list(self.shorts):
+            self._widen(key)
+        return list(self.sums.values())
+
+
+class Tile:
+    """Emits `rows` activation rows times one panel of codes below 2^bits laid out in `width` bits, into `levels` of 8
+    bits where they are given; `resident` codes need not be fetched from memory.
+    """
+
+    def __init__(
+        self, e: Emitter, bits: int, width: int, rows: int, levels: Value | None = None, resident: bool = False
+    ) -> None:
         self.e, self.width, self.rows, self.levels = e, width, rows, levels
+        self.shorts = dots_in_short(e.level, bits if levels is None else 8)
         self.strips = e.level.strips
         self.vector = 4 * e.level.lanes  # bytes
         self.per = 8 // width
         # One row leaves registers free: several accumulators an output hide the latency of the dot product, and packed
-        # codes need no shift when each plane has its own.
-        self.planes = (self.per if self.per > 1 else 2) if rows == 1 else 1
-        self.in_place = rows == 1 and self.per > 1 and levels is None
+        # codes need no shift when each plane has its own. Shorts hide it too, and have no room for codes not shifted.
+        self.planes = (self.per if self.per > 1 else 2) if rows == 1 and not self.shorts else 1
+        self.in_place = self.planes > 1 and self.per > 1 and levels is None
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
         # A single row waits for memory, and asks for its own codes; more rows have the time in which to fetch others.
         self.asked = max(STEP * self.strips * self.vector // (4 * LINE * _ASKED), 1) if rows > 1 else 0
+        # Among the products, but with 16 registers: sums would be held in memory then, at a third of the speed.
+        self.spread = e.level.lanes == 16
         self.fetching = rows == 1 and not resident
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
+
+    def ask(self, place: Value, stride: Value, lines: int) -> Value:
+        """Ask for so many lines from `place` on; the place after them."""
+        for _ in range(lines):
+            self.e.prefetch(place)
+            place = self.e.at(place, stride)
+        return place
 
     def accumulate(
         self, starts: list[Value], q: list[Value], w: Value, steps: Value, ahead: Ahead
@@ -67,13 +125,13 @@ class Tile:
 
         def body(i: Value, carried: list[Value]) -> list[Value]:
             *values, place = carried
-            sums = dict(zip(keys, values, strict=True))
             weights = e.at(w, e.times(i, self.step_bytes))
             inputs = [e.at(row, e.times(i, STEP)) for row in q]
+            sums = Sums(e, self.shorts, dict(zip(keys, values, strict=True)))
             for t in range(turns):
-                for _ in range(t * self.asked // turns, (t + 1) * self.asked // turns):
-                    e.prefetch(place)
-                    place = e.at(place, ahead.stride)
+                if self.spread:
+                    due = (t + 1) * self.asked // turns - t * self.asked // turns
+                    place = self.ask(place, ahead.stride, due)
                 if self.fetching:
                     for offset in range(t * self.strips * self.vector, (t + 1) * self.strips * self.vector, LINE):
                         e.prefetch(e.at(weights, offset + _PAGE), nearest=True)
@@ -84,8 +142,9 @@ class Tile:
                     for m in range(self.rows):
                         four = e.broadcast_int(e.at(inputs[m], 4 * (t * self.per + part)))
                         for v in range(self.strips):
-                            sums[m, v, plane] = e.dot(sums[m, v, plane], codes[v][part], four)
-            return [*(sums[key] for key in keys), place]
+                            sums.add((m, v, plane), codes[v][part], four)
+            place = self.ask(place, ahead.stride, 0 if self.spread else self.asked)
+            return [*sums.found(), place]
 
         # With planes left in place the start joins the unshifted plane.
         first = dict(zip(self.outputs, starts, strict=True))
@@ -108,7 +167,7 @@ def emit_expand(e: Emitter, target: Value, w: Value, width: int, steps: Value, l
     """Codes of `width` bits, or their levels, for `steps * STEP` columns of a panel become bytes at `target`, in the
     same order of columns.
     """
-    tile = Tile(e, width, 1)
+    tile = Tile(e, width, width, 1)
     strips, vector, per = tile.strips, tile.vector, tile.per
 
     def body(i: Value, _: list[Value]) -> list[Value]:

@@ -42,9 +42,8 @@ def merged(old: Rows, new: Rows) -> Rows:
 
 
 def text(held: Mapping[str, Any]) -> str:
-    found = [
-        Ceilings(**{**c, "sizes": tuple(c["sizes"]), "bandwidths": tuple(c["bandwidths"])}) for c in held["ceilings"]
-    ]
+    lists = ("bits", "dot_operations", "sizes", "bandwidths")
+    found = [Ceilings(**{**c, **{name: tuple(c[name]) for name in lists}}) for c in held["ceilings"]]
     parts = [held["peers"], ceilings.table(found)]
     tables: Sequence[tuple[str, Callable[[Any], str], type[Any]]] = (
         ("linears", bench_linears.table, bench_linears.Row),

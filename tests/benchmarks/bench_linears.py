@@ -4,9 +4,9 @@
 
 All contenders of a row are timed in turns in one process, after the ceilings of the machine. A call computes COPIES
 products, each with weights and an input of its own, as a model does; times are those of one. The limit of a row is
-max(operations / peak, bytes of the weights / read bandwidth at as many bytes as a call reads). A ratio is the time of
-the best peer of the same width (8 or 4 bits, whatever its grouping) over ours, by least and by median times: above 1 we
-are faster.
+max(operations / peak, bytes of the weights / read bandwidth at as many bytes as a call reads), the peak being that of
+codes of as many bits. A ratio is the time of the best peer of 4 bits, or of more (whatever its grouping) over ours, by
+least and by median times: above 1 we are faster.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def measured(shape: tuple[int, int], tokens: int, limits: Ceilings, peers: Prese
     times = interleaved({name: c.run for name, c in contenders.items()}, seconds=seconds, slice_seconds=SLICE)
     rows = []
     for name, c in contenders.items():
-        limit = limits.limit(2.0 * tokens * weight.size * COPIES, c.size * COPIES, floats=c.bits == 32) / COPIES
+        limit = limits.limit(2.0 * tokens * weight.size * COPIES, c.size * COPIES, c.bits) / COPIES
         least, middle = min(times[name]) / COPIES, median(times[name]) / COPIES
         rows.append(Row(*shape, tokens, threads, name, c.bits, least, middle, limit, close[name]))
     return rows
@@ -86,7 +86,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for (threads, outputs, inputs, tokens), cell in cells.items():
         for row in (r for r in cell if r.own):
-            rivals = [r for r in cell if not r.own and r.bits == row.bits]
+            rivals = [r for r in cell if not r.own and r.bits == (8 if 4 < row.bits < 8 else row.bits)]
             lines.append([
                 f"{outputs}x{inputs}", tokens, threads, row.name.removeprefix("tersor "), f"{row.least * 1e6:.1f}",
                 f"{row.median * 1e6:.1f}", f"{row.limit / row.least:.0%}", *_against(row, rivals),

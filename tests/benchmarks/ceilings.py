@@ -1,4 +1,4 @@
-"""What this processor can do at most: read bandwidth by size, float32 multiply-adds, int8 dot products.
+"""What this processor can do at most: read bandwidth by size, float32 multiply-adds, dot products of codes and bytes.
 
     python -m tests.benchmarks.ceilings [--threads 1 2] [--json PATH]
 
@@ -25,23 +25,27 @@ from numba import njit
 
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, detect
+from tersor.backends.numba.tiles import Sums, dots_in_short
 from tersor.interleave import interleaved
 
 KIB, MIB, LINE = 1 << 10, 1 << 20, 64
 SIZES = (16 * KIB, 128 * KIB, 512 * KIB, 2 * MIB, 4 * MIB, 8 * MIB, 16 * MIB, 64 * MIB, 256 * MIB)
+BITS = (4, 5, 6, 7, 8)  # of codes
+QUADS = 8  # of columns, in a turn of dot products
 UNROLL = 16  # loads in flight, or accumulators of multiply-adds: more than latency x ports of any processor we know
 TURNS = 50_000  # iterations of an arithmetic loop: about a millisecond
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Per second, all threads together: operations (a multiply-add is two) and bytes read from a working set of
-    `sizes` bytes, both ascending."""
+    """Per second, all threads together: operations (a multiply-add is two) of float32 and of codes of `bits` bits with
+    bytes, and bytes read from a working set of `sizes` bytes, both ascending."""
 
     level: str
     threads: int
     float_operations: float
-    dot_operations: float
+    bits: tuple[int, ...]
+    dot_operations: tuple[float, ...]
     sizes: tuple[int, ...]
     bandwidths: tuple[float, ...]
 
@@ -49,9 +53,13 @@ class Ceilings:
         """At the next measured size not below `size`; the last one beyond it."""
         return self.bandwidths[min(bisect_left(self.sizes, size), len(self.sizes) - 1)]
 
-    def limit(self, operations: float, size: int, floats: bool = False) -> float:
-        """Seconds below which no kernel of so many operations can go that reads `size` bytes of weights."""
-        return max(operations / (self.float_operations if floats else self.dot_operations), size / self.bandwidth(size))
+    def peak(self, bits: int) -> float:
+        """Of weights of `bits` bits; those of more than 8 are floats."""
+        return self.float_operations if bits > self.bits[-1] else self.dot_operations[bisect_left(self.bits, bits)]
+
+    def limit(self, operations: float, size: int, bits: int) -> float:
+        """Seconds below which no kernel of so many operations can go that reads `size` bytes of such weights."""
+        return max(operations / self.peak(bits), size / self.bandwidth(size))
 
 
 def make_read(level: Level) -> Any:
@@ -88,23 +96,28 @@ def make_fma(level: Level) -> Any:
     return fma
 
 
-def make_dot(level: Level) -> Any:
-    """dot(address, turns): `turns` times the dot products of the widest tile of a kernel, rows x strips of them, on
-    operands out of the first-level cache. Each has operands of its own: where a dot product is several instructions,
-    none of them can be shared."""
+def make_dot(level: Level, bits: int) -> Any:
+    """dot(address, turns): `turns` times the dot products of the widest tile of a kernel, rows x strips of them for
+    each of QUADS places, of codes below 2^bits, on operands out of the first-level cache. Each has operands of its own:
+    where a dot product is several instructions, none of them can be shared."""
 
     @kernel(level, 2, "int64")
     def dot(e: Emitter, address: Value, turns: Value) -> Value:
-        vector, tile = 4 * e.level.lanes, (level.row_tiles[0], level.strips)
+        vector = 4 * e.level.lanes
+        keys = [(m, v, 0) for m in range(level.row_tiles[0]) for v in range(level.strips)]
 
         def turn(_: Value, held: list[Value]) -> list[Value]:
             base = e.opaque(address)
-            codes = [e.load_ints(e.at(base, vector * s)) for s in range(tile[1])]
-            values = [e.broadcast_int(e.at(base, 4 * m)) for m in range(tile[0])]
-            pairs = [(c, v) for v in values for c in codes]
-            return [e.dot(acc, c, v) for acc, (c, v) in zip(held, pairs, strict=True)]
+            sums = Sums(e, dots_in_short(level, bits), dict(zip(keys, held, strict=True)))
+            for t in range(QUADS):
+                codes = [e.load_ints(e.at(base, vector * (level.strips * t + v))) for v in range(level.strips)]
+                for m in range(level.row_tiles[0]):
+                    four = e.broadcast_int(e.at(base, 64 * m + 4 * t))
+                    for v in range(level.strips):
+                        sums.add((m, v, 0), codes[v], four)
+            return sums.found()
 
-        return _sum(e, e.loop(turns, [e.int_vector(0)] * (tile[0] * tile[1]), turn))
+        return _sum(e, e.loop(turns, [e.int_vector(0)] * len(keys), turn))
 
     return dot
 
@@ -125,7 +138,7 @@ def _sum(e: Emitter, vectors: Sequence[Value]) -> Value:
 def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -> Ceilings:
     """The ceilings of `threads` threads at once; each reads its own share of the bytes."""
     level = detect()
-    read_, fma_, dot_ = make_read(level), make_fma(level), make_dot(level)
+    read_, fma_ = make_read(level), make_fma(level)
 
     @njit("int64(int64, int64, int64)", nogil=True)
     def read(address: int, blocks: int, turns: int) -> int:
@@ -135,9 +148,14 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
     def fma(address: int, turns: int) -> int:
         return fma_(address, turns)  # type: ignore[no-any-return]
 
-    @njit("int64(int64, int64)", nogil=True)
-    def dot(address: int, turns: int) -> int:
-        return dot_(address, turns)  # type: ignore[no-any-return]
+    def dot(bits: int) -> Callable[[int, int], int]:
+        emitted = make_dot(level, bits)
+
+        @njit("int64(int64, int64)", nogil=True)
+        def run(address: int, turns: int) -> int:
+            return emitted(address, turns)  # type: ignore[no-any-return]
+
+        return run  # type: ignore[no-any-return]
 
     block = UNROLL * 4 * level.lanes
     memory = np.ones(max(sizes) + threads * block + LINE, np.uint8)
@@ -156,7 +174,9 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
 
         work = TURNS * threads * threads  # long enough that starting the other threads does not count
         add("fma", 2.0 * threads * work * _accumulators(level) * level.lanes, [partial(fma, at, work)] * threads)
-        add("dot", 8.0 * threads * work * dots * level.lanes, [partial(dot, at, work)] * threads)
+        for bits in BITS:
+            count = 8.0 * threads * work * dots * level.lanes
+            add(f"{bits} bits", count, [partial(dot(bits), at, work // QUADS)] * threads)
         for size in sizes:
             blocks = max(1, size // threads // block)
             turns = max(1, 8 * MIB * threads * threads // size)
@@ -165,7 +185,8 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
         found = interleaved(calls, seconds=seconds, least=8)
     rates = {name: counts[name] / min(times) for name, times in found.items()}
     bandwidths = tuple(rates[str(size)] for size in sizes)
-    return Ceilings(level.name, threads, rates["fma"], rates["dot"], tuple(sizes), bandwidths)
+    dots_found = tuple(rates[f"{bits} bits"] for bits in BITS)
+    return Ceilings(level.name, threads, rates["fma"], BITS, dots_found, tuple(sizes), bandwidths)
 
 
 def table(found: Sequence[Ceilings]) -> str:
@@ -173,7 +194,10 @@ def table(found: Sequence[Ceilings]) -> str:
     heads = " | ".join(f"{c.threads} thread{'s' * (c.threads > 1)}" for c in found)
     rows = [
         ("float32 multiply-add", [f"{c.float_operations / 1e9:.0f} GFLOP/s" for c in found]),
-        ("int8 dot product", [f"{c.dot_operations / 1e9:.0f} GOP/s" for c in found]),
+        *(
+            (f"codes of {bits} bits with bytes", [f"{c.dot_operations[i] / 1e9:.0f} GOP/s" for c in found])
+            for i, bits in enumerate(found[0].bits)
+        ),
         *(
             (f"read, {_size(size)}", [f"{c.bandwidths[i] / 1e9:.0f} GB/s" for c in found])
             for i, size in enumerate(found[0].sizes)

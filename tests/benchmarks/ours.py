@@ -21,22 +21,30 @@ POLICIES = {
     f"tersor 8 bits, activations by {group}": POLICY.replace("int8()", f"int8(activations = {group})")
     for group in ("64", "128", "row")
 }
+SEVEN = {
+    f"tersor 7 bits, activations by {group}": POLICY.replace(
+        "int8()", f"uniform(bits = 7, group = row, symmetric = true, activations = {group})"
+    )
+    for group in ("64", "row")
+}
 RECURRENT = {  # 4 bits for the matrix that is read at every step
     "tersor 4-bit states, the rest 8, activations by row": f"""{POLICY.replace("int8()", "int8(activations = row)")}
 for role recurrent.hidden choose uniform(bits = 4, group = row, activations = row)"""
 }
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
+SUMMED_IN_SHORTS = ((7, 0), (6, 0))  # faster than 8 bits where a processor has no dot product of four bytes
 
 
 def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     """On as many threads as torch has; each as the native program of a graph, which is how a model runs it."""
     inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
-    for bits, group in FORMS:
+    level = detect()
+    for bits, group in (*FORMS, *(SUMMED_IN_SHORTS if level.dot == "pmaddwd" else ())):
         leaves = [quantised(torch.from_numpy(held), bits, group) for held in several(weight)]
         graph = ring_of(leaves[:1], COPIES)
         for i, leaf in enumerate(leaves):
             graph.set_submodule(f"leaf{i}_0", leaf)
-        native = NativeGraph(graph.eval(), HANDLERS, detect().name)
+        native = NativeGraph(graph.eval(), HANDLERS, level.name)
         size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
         label = f"tersor {bits} bits, {f'groups of {group}' if group else 'row'}"
         yield label, Linear(bits, size, lambda native=native: native(*inputs)[0].numpy())
@@ -57,6 +65,7 @@ def models(subject: Subject) -> Iterator[tuple[str, Model]]:
     """On as many threads as torch has."""
     example = {name: torch.from_numpy(value) for name, value in subject.example.items()}
     recurrent = any(isinstance(module, nn.RNNBase) for module in subject.module.modules())
-    for label, policy in (POLICIES | (RECURRENT if recurrent else {})).items():
+    policies = POLICIES | (RECURRENT if recurrent else {}) | (SEVEN if detect().dot == "pmaddwd" else {})
+    for label, policy in policies.items():
         result = tersor.compile(subject.module, tersor.Policy.parse(policy), example, backend="numba")
         yield label, of_module(result.module, list(example))

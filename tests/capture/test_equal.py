@@ -7,7 +7,6 @@ import torch
 from tests.captured import MODELS
 from tests.inputs import inputs_like, leaves
 
-
 # Where a product is written otherwise than in the model, so that on some processors its sums round differently: GPT-2
 # has its weights transposed, T5 copies a mask into row order where the trace has it so already.
 ROUNDING = {"gpt2": 2e-6, "t5": 2e-6}

@@ -49,8 +49,7 @@ def random_matrix(rows: int, columns: int, bits: int, group: int = 0, shifted: b
     codes[0], codes[-1] = (1 << bits) - 1, 0
     groups = -(-columns // group) if group else 1
     scale = torch.rand(rows, groups, generator=generator) * 0.02 + 0.001
-    width = 2 if bits <= 2 else 4 if bits <= 4 else 8
-    zero = torch.full((rows, groups), float(1 << (width - 1)))
+    zero = torch.full((rows, groups), float(1 << (bits - 1)))
     if shifted:
         zero = torch.rand(rows, groups, generator=generator) * (1 << bits)
     return Matrix(codes, scale, zero, torch.randn(rows, generator=generator), bits, group)

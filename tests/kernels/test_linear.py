@@ -34,7 +34,7 @@ KINDS = [(0, 0), (0, 64), (64, 64), (32, 0)]
 
 @pytest.mark.parametrize(
     ("level", "bits", "group", "activation_group"),
-    [(FASTEST, bits, *kind) for bits in (8, 4, 2) for kind in KINDS]
+    [(FASTEST, bits, *kind) for bits in (8, 7, 6, 5, 4, 2) for kind in KINDS]
     + [(level, *case) for level in RUNNABLE[1:] for case in ((8, 0, 0), (8, 0, 64), (4, 64, 64), (2, 0, 0))],
 )
 def test_agrees_with_integers(level: str, bits: int, group: int, activation_group: int) -> None:
@@ -47,17 +47,22 @@ def test_agrees_with_integers(level: str, bits: int, group: int, activation_grou
 
 
 @levels
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("code", [0, 255])
-def test_extreme_codes_do_not_saturate(level: str, code: int, sign: int) -> None:
-    """255 * 127 in every place: a 16-bit sum of two such products would saturate. All sums are exact integers here."""
-    rows, columns = 17, 256
-    codes = torch.full((rows, columns), code, dtype=torch.uint8)
-    module = QuantizedLinear.from_codes(
-        codes, torch.ones(rows, 1), torch.full((rows, 1), 128.0), 8, activation_group=0, level=level
-    )
-    x = torch.full((3, columns), 127.0 * sign)
-    assert torch.equal(module(x), torch.full((3, rows), float((code - 128) * 127 * sign * columns)))
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 7, 8])
+def test_extreme_codes_do_not_saturate(level: str, bits: int) -> None:
+    """The largest code times 127 in every place: sums of too many such products in 16 bits would saturate, of 8 bits
+    two. All sums are exact integers here.
+    """
+    rows, columns, center = 17, 256, 1 << (bits - 1)
+    for code in (0, (1 << bits) - 1):
+        codes = torch.full((rows, columns), code, dtype=torch.uint8)
+        module = QuantizedLinear.from_codes(
+            codes, torch.ones(rows, 1), torch.full((rows, 1), float(center)), bits, activation_group=0, level=level
+        )
+        assert module.shift is None
+        for count in (1, 3, 40):  # the last with codes expanded to bytes
+            for sign in (1, -1):
+                x = torch.full((count, columns), 127.0 * sign)
+                assert torch.equal(module(x), torch.full((count, rows), float((code - center) * 127 * sign * columns)))
 
 
 @settings(max_examples=60, deadline=None)

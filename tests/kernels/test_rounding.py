@@ -63,7 +63,7 @@ def totals(records: torch.Tensor, layout: Layout, rows: int) -> np.ndarray:
     return np.ascontiguousarray(lines[:, -4:]).view(np.float32)[:, 0]
 
 
-def rounded(z: torch.Tensor, group: int, center: int) -> Rounded:
+def rounded(z: torch.Tensor, group: int) -> Rounded:
     """Nearest of 255 levels of the largest of each group, in float32 as the kernels do it."""
     parts = z.numpy().reshape(z.shape[0], -1, group)
     peak = np.abs(parts).max(-1)
@@ -71,7 +71,7 @@ def rounded(z: torch.Tensor, group: int, center: int) -> Rounded:
     codes = np.rint(parts * inverse[..., None]).astype(np.int8)
     count = codes.astype(np.int32).sum(-1)
     scale = (peak / np.float32(127)).astype(np.float32)
-    return Rounded(codes.reshape(z.shape), -center * count, scale, scale * count.astype(np.float32))
+    return Rounded(codes.reshape(z.shape), -128 * count, scale, scale * count.astype(np.float32))
 
 
 def assert_equal(actual: Rounded, wanted: Rounded) -> None:
@@ -128,7 +128,7 @@ def test_a_linear_rounds_what_it_would_store(
     reader = Layout(10, groups * group, 4, group, group, True)
     assert rounds_itself(level, layout, reader)
     actual, y = through_linear(level, rows, layout, reader, "none", False, seed)
-    assert_equal(actual, rounded(y, group, reader.center))
+    assert_equal(actual, rounded(y, group))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 130])
@@ -200,7 +200,7 @@ def test_a_norm_rounds_what_it_stores(level: str, group: int, other: bool) -> No
     )
     run_now(level, steps)
     assert torch.equal(fused, plain)
-    wanted = rounded(plain, reader.group, reader.center)
+    wanted = rounded(plain, reader.group)
     assert_equal(read(q, records, reader, rows), wanted)
     np.testing.assert_allclose(totals(records, reader, rows), wanted.weighted.sum(1), rtol=1e-5, atol=1e-4)
 

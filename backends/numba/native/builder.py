@@ -274,7 +274,7 @@ class Builder:
 
 def _alike(layout: Layout) -> tuple[int, ...]:
     """What of a linear's layout its rounded input depends on."""
-    return layout.columns, layout.group, layout.activation_span, layout.center
+    return layout.columns, layout.group, layout.activation_span
 
 
 def _shapes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

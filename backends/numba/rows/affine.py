@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tersor.backends.numba.emitter import I64, Emitter, Value
 from tersor.backends.numba.features import Level
-from tersor.backends.numba.layout import STEP, AffineCodes, Layout
+from tersor.backends.numba.layout import STEP, AffineCodes, Layout, width_of
 from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
 
 
@@ -45,7 +45,7 @@ def affine_table(
     0 for the row. RequestError for shapes, codes or groups that have no kernel.
     """
     held = AffineCodes(codes, scale, zero, bits, group)
-    layout = Layout(held.rows, held.columns, max(held.width, 4), group)
+    layout = Layout(held.rows, held.columns, max(width_of(bits), 4), group)
     one = bool((held.zero == held.zero.flatten()[0]).all())
     origin = (held.zero.flatten()[:1] if one else held.zero.flatten()).clone()
     arrays = (pack_rows(codes, layout), held.scale.flatten().clone(), origin)
