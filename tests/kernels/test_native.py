@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_oracle import random_matrix
+from lowered import steps
 from tests.captured import MODELS, captured
 from torch import Tensor, fx, nn
 
@@ -202,3 +204,19 @@ def test_parts_of_a_split() -> None:
     with torch.inference_mode():
         (found,) = NativeGraph(run, HANDLERS, NumbaBackend().level.name)(x, y)
     assert torch.equal(found, x[:, 3:] + y)
+
+
+def test_readers_of_any_width_share_a_rounding() -> None:
+    """Each with what it computes alone: a record serves codes of all widths."""
+    linears = [random_matrix(40, 64, bits, seed=bits).module() for bits in (8, 7, 5, 4, 2)]
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(tuple(graph.call_module(f"part{i}", (x,)) for i in range(len(linears))))
+    parts: dict[str, nn.Module] = {f"part{i}": linear for i, linear in enumerate(linears)}
+    native = NativeGraph(fx.GraphModule(parts, graph), HANDLERS, NumbaBackend().level.name)
+    for rows in (1, 40):
+        inputs = torch.randn(rows, 64)
+        assert steps(native, inputs).count("quantise") == 1
+        with torch.inference_mode():
+            for found, linear in zip(native(inputs), linears, strict=True):
+                assert torch.equal(found, linear(inputs))
