@@ -17,7 +17,7 @@ from tersor.backends.numba.gatherkernels import GatherSpec
 from tersor.backends.numba.native.values import Operand
 from tersor.backends.numba.ops import direct
 from tersor.backends.numba.rows import ROWS, Table
-from tersor.backends.numba.steps import Step, float_bits, run_now
+from tersor.backends.numba.steps import Step, run_now
 from tersor.compiler.errors import CompilerBug
 
 _library = torch.library.Library("tersor", "FRAGMENT")
@@ -36,7 +36,7 @@ def bags_step(
     """
     index, weights, starts = given
     shape = (table.rows, table.columns)
-    places = (index, weights, starts, length, int(mean), float_bits(1.0), *shape, y, wrong, *operands)
+    places = (index, weights, starts, length, int(mean), *shape, y, wrong, *operands)
     each = length if starts == 0 else length / max(bags, 1)
     cost = 0.3 * table.columns * max(each, 1)
     return Step("bags", kernel_address(spec, "glue_bags"), places, bags, cost, spec.work(table.columns))

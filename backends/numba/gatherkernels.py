@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from llvmlite import ir
+
 from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import ceil_to
 from tersor.backends.numba.rows import ROWS, Sink
+from tersor.backends.numba.tiles import LINE
+
+AHEAD = 8  # rows that are asked for before they are read
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,58 @@ def make_row(spec: GatherSpec) -> Any:
 
     @kernel(level_named(spec.level), 4)
     def row(e: Emitter, y: Value, number: Value, table: Value, columns: Value) -> None:
-        form.emit(e, Sink(e, y, None), number, _operands(e, spec, table), columns)
+        form.emit(e, Sink(e, y), number, _operands(e, spec, table), columns)
 
     return row
 
 
 def make_add_row(spec: GatherSpec) -> Any:
-    """add_row(y, number, table, columns, weight): y += weight * row `number`; see `make_row`. `weight` is the address
-    of a float.
+    """add_row(y, number, table, columns): y += row `number`; see `make_row`."""
+    form = ROWS[spec.rows]
+
+    @kernel(level_named(spec.level), 4)
+    def add_row(e: Emitter, y: Value, number: Value, table: Value, columns: Value) -> None:
+        form.emit(e, Sink(e, y, adds=True), number, _operands(e, spec, table), columns)
+
+    return add_row
+
+
+def make_add_weighted(spec: GatherSpec) -> Any:
+    """add_weighted(y, number, table, columns, weight): y += weight * row `number`; see `make_row`. `weight` is the
+    address of a float.
     """
     form = ROWS[spec.rows]
 
     @kernel(level_named(spec.level), 5)
-    def add_row(e: Emitter, y: Value, number: Value, table: Value, columns: Value, weight: Value) -> None:
-        form.emit(e, Sink(e, y, e.load(weight, F32)), number, _operands(e, spec, table), columns)
+    def add_weighted(e: Emitter, y: Value, number: Value, table: Value, columns: Value, weight: Value) -> None:
+        sink = Sink(e, y, adds=True, weight=e.load(weight, F32))
+        form.emit(e, sink, number, _operands(e, spec, table), columns)
 
-    return add_row
+    return add_weighted
+
+
+def make_ask(spec: GatherSpec) -> Any:
+    """ask(index, rows, table, columns): fetch the row whose number is at `index`, which is not among 0..rows-1 if it is
+    wrong. Rows lie anywhere in the table: the processor cannot foresee them.
+    """
+    form = ROWS[spec.rows]
+
+    @kernel(level_named(spec.level), 4)
+    def ask(e: Emitter, index: Value, rows: Value, table: Value, columns: Value) -> None:
+        number = e.load(index, I64)
+
+        def fetch() -> None:
+            place, size = form.place(e, number, _operands(e, spec, table), columns)
+
+            def line(i: Value, _: list[Value]) -> list[Value]:
+                e.prefetch(e.at(place, e.times(i, LINE)), nearest=True)
+                return []
+
+            e.loop(e.at(e.b.sdiv(e.at(size, -1), I64(LINE)), 1), [], line)
+
+        e.branch(e.b.icmp_unsigned("<", number, rows), fetch, lambda: None)
+
+    return ask
 
 
 def _operands(e: Emitter, spec: GatherSpec, table: Value) -> list[Value]:
@@ -66,15 +107,26 @@ def _operands(e: Emitter, spec: GatherSpec, table: Value) -> list[Value]:
 def make_divide(spec: GatherSpec) -> Any:
     """divide(y, count, divisor): `count` floats, at least one, by an integer."""
 
-    @kernel(level_named(spec.level), 3, "void")
+    level = level_named(spec.level)
+
+    @kernel(level, 3)
     def divide(e: Emitter, y: Value, count: Value, divisor: Value) -> None:
         by = e.b.sitofp(divisor, F32)
+        vectors = e.b.sdiv(count, I64(level.lanes))
+        whole = e.times(vectors, level.lanes)
 
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            at = e.at(y, e.times(i, 4))
-            e.store(at, e.b.fdiv(e.load(at, F32), by))
-            return []
+        def over(count: Value, start: Value, kind: ir.Type, divisor: Value, size: int) -> None:
+            def body(i: Value, _: list[Value]) -> list[Value]:
+                at = e.at(start, e.times(i, size))
+                e.store(at, e.b.fdiv(e.load(at, kind), divisor))
+                return []
 
-        e.loop(count, [], body)
+            def some() -> None:
+                e.loop(count, [], body)
+
+            e.branch(e.b.icmp_signed(">", count, I64(0)), some, lambda: None)
+
+        over(vectors, y, e.floats, e.splat(by), 4 * level.lanes)
+        over(e.b.sub(count, whole), e.at(y, e.times(whole, 4)), F32, by, 4)
 
     return divide

@@ -9,7 +9,7 @@ from numba import cfunc
 
 from tersor.backends.numba.elementwise import make_copy
 from tersor.backends.numba.features import level_named
-from tersor.backends.numba.gatherkernels import GatherSpec, make_row
+from tersor.backends.numba.gatherkernels import AHEAD, GatherSpec, make_ask, make_row
 from tersor.backends.numba.memorykernels import make_load, make_store
 
 SPEC = GatherSpec("generic", "float32")
@@ -17,6 +17,7 @@ SPEC = GatherSpec("generic", "float32")
 LEVEL = level_named(SPEC.level)
 UNIT = SPEC.unit
 write_row = make_row(SPEC)
+ask = make_ask(SPEC)
 copy = make_copy(LEVEL)
 load = make_load(LEVEL)
 store = make_store(LEVEL)
@@ -32,6 +33,8 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     y, wrong, table = load(operands + 24), load(operands + 32), operands + 40
     aside = columns % UNIT != 0
     for i in range(first, last):
+        if i + AHEAD < last:
+            ask(index + 8 * (i + AHEAD), rows, table, columns)
         row = load(index + 8 * i)
         if row < 0 or row >= rows:
             store(wrong, row)

@@ -62,11 +62,16 @@ class AffineRows(RowForm):
     def unit(self, level: Level) -> int:
         return STEP
 
+    def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
+        codes, *_, group, groups = operands
+        size = e.b.sdiv(e.times(e.b.mul(group, groups), self.width), I64(8))
+        return e.at(codes, e.b.mul(number, size)), size
+
     def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
         b, lanes = e.b, e.level.lanes
-        codes, scales, zeros, several, group, groups = operands
+        _, scales, zeros, several, group, groups = operands
         stored = STEP * self.width // 8  # bytes of STEP codes
-        source = e.at(codes, b.mul(number, b.sdiv(e.times(b.mul(group, groups), self.width), I64(8))))
+        source, _ = self.place(e, number, operands, columns)
         first_cell = b.mul(number, groups)
 
         def over(g: Value, _: list[Value]) -> list[Value]:

@@ -23,10 +23,14 @@ class CodeRows(RowForm):
     def __init__(self, width: Literal[4, 8]) -> None:
         self.width = width
 
+    def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
+        size = columns if self.width == 8 else e.b.sdiv(e.at(columns, 1), I64(2))
+        return e.at(operands[0], e.b.mul(number, size)), size
+
     def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
         b = e.b
-        codes, levels = operands
-        source = e.at(codes, b.mul(number, columns if self.width == 8 else b.sdiv(e.at(columns, 1), I64(2))))
+        levels = operands[1]
+        source, _ = self.place(e, number, operands, columns)
 
         def body(i: Value, _: list[Value]) -> list[Value]:
             code = b.zext(e.load(e.at(source, i if self.width == 8 else b.lshr(i, I64(1))), I8), I64)

@@ -21,23 +21,30 @@ class FloatRows(RowForm):
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self.size = 4 if storage == "float32" else 2
 
     def unit(self, level: Level) -> int:
         return level.lanes
 
+    def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
+        size = e.times(self.vectors(e, columns), e.level.lanes * self.size)
+        return e.at(operands[0], e.b.mul(number, size)), size
+
+    def vectors(self, e: Emitter, columns: Value) -> Value:
+        """Of a row."""
+        return e.b.sdiv(e.at(columns, e.level.lanes - 1), I64(e.level.lanes))
+
     def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
-        stored, factor = operands
-        lanes, size = e.level.lanes, 4 if self.storage == "float32" else 2
-        vectors = e.b.sdiv(e.at(columns, lanes - 1), I64(lanes))
-        source = e.at(stored, e.b.mul(number, e.times(vectors, lanes * size)))
-        scale = e.splat(e.b.bitcast(e.b.trunc(factor, I32), F32))
+        lanes = e.level.lanes
+        source, _ = self.place(e, number, operands, columns)
+        scale = e.splat(e.b.bitcast(e.b.trunc(operands[1], I32), F32))
 
         def body(i: Value, _: list[Value]) -> list[Value]:
-            value = load_weights(e, e.at(source, e.times(i, lanes * size)), self.storage)
+            value = load_weights(e, e.at(source, e.times(i, lanes * self.size)), self.storage)
             sink.put(e.times(i, 4 * lanes), e.b.fmul(value, scale))
             return []
 
-        e.loop(vectors, [], body)
+        e.loop(self.vectors(e, columns), [], body)
 
     def dense(self, table: Table) -> Tensor:
         (stored,), (bits,) = table.arrays, table.numbers

@@ -32,10 +32,12 @@ class Sample:
 
 
 class Sink:
-    """Where a row goes: to floats at `y`, in place of what is there, or, times `weight` (a float), on top of it."""
+    """Where a row goes: to floats at `y`, in place of what is there or, if it `adds`, on top of it, then times
+    `weight` (a float) if there is one.
+    """
 
-    def __init__(self, e: Emitter, y: Value, weight: Value | None) -> None:
-        self.e, self.y, self.weight = e, y, weight
+    def __init__(self, e: Emitter, y: Value, adds: bool = False, weight: Value | None = None) -> None:
+        self.e, self.y, self.adds, self.weight = e, y, adds, weight
 
     def put(self, offset: Value | int, value: Value) -> None:
         """A float or a vector of floats, `offset` bytes into the row. The product and the sum are rounded apart, as
@@ -47,7 +49,9 @@ class Sink:
             weight = self.weight
             if isinstance(value.type, ir.VectorType):
                 weight = e.splat_to(weight, value.type.count)
-            value = e.b.fadd(e.load(at, value.type), e.b.fmul(value, weight))
+            value = e.b.fmul(value, weight)
+        if self.adds:
+            value = e.b.fadd(e.load(at, value.type), value)
         e.store(at, value)
 
 
@@ -59,6 +63,10 @@ class RowForm(ABC):
         """Put row `number` into the sink: `columns` values (at least 1), filled up to a multiple of `unit` with
         anything. `operands` are the addresses of the arrays of the table, then its numbers.
         """
+
+    @abstractmethod
+    def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
+        """(address, bytes) of what is read first of row `number`."""
 
     @property
     @abstractmethod

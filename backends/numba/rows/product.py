@@ -44,11 +44,19 @@ class ProductRows(RowForm):
     def unit(self, level: Level) -> int:
         return self.block
 
+    def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
+        parts = self.parts(e, columns)
+        size = parts if self.width == 8 else e.b.sdiv(e.at(parts, 1), I64(2))
+        return e.at(operands[0], e.b.mul(number, size)), size
+
+    def parts(self, e: Emitter, columns: Value) -> Value:
+        """Sub-vectors of a row."""
+        return e.b.sdiv(e.at(columns, self.block - 1), I64(self.block))
+
     def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
         b = e.b
-        codes, books, stride = operands
-        parts = b.sdiv(e.at(columns, self.block - 1), I64(self.block))
-        source = e.at(codes, b.mul(number, parts if self.width == 8 else b.sdiv(e.at(parts, 1), I64(2))))
+        _, books, stride = operands
+        source, _ = self.place(e, number, operands, columns)
         kind = ir.VectorType(F32, self.block)
 
         def body(i: Value, _: list[Value]) -> list[Value]:
@@ -59,7 +67,7 @@ class ProductRows(RowForm):
             sink.put(e.times(i, 4 * self.block), found)
             return []
 
-        e.loop(parts, [], body)
+        e.loop(self.parts(e, columns), [], body)
 
     def dense(self, table: Table) -> Tensor:
         codes, books = table.arrays

@@ -17,6 +17,9 @@ from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
 class SparseRows(RowForm):
     operands = 3
 
+    def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
+        return e.at(operands[2], e.times(number, 8)), I64(16)
+
     def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
         b = e.b
         values, places, starts = operands
@@ -25,7 +28,7 @@ class SparseRows(RowForm):
             sink.put(e.times(i, 4), F32(0.0))
             return []
 
-        if sink.weight is None:
+        if not sink.adds:
             e.loop(columns, [], clear)
         start = e.load(e.at(starts, e.times(number, 8)), I64)
         count = b.sub(e.load(e.at(starts, e.times(number, 8), 8), I64), start)
