@@ -71,6 +71,13 @@ class Emitter:
         identity = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0")
         return self.b.call(identity, [address])
 
+    def settled(self, vector: Value) -> Value:
+        """The same vector, as one that LLVM cannot take apart: left to itself it adds in another order, for which there
+        are too few registers.
+        """
+        kind = ir.FunctionType(vector.type, [vector.type])
+        return self.b.call(ir.InlineAsm(kind, "", "=v,0" if self.level.lanes == 16 else "=x,0"), [vector])
+
     def load(self, address: Value, kind: ir.Type) -> Value:
         """Unaligned load."""
         loaded = self.b.load(self.b.inttoptr(address, kind.as_pointer()))

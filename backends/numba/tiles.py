@@ -73,7 +73,7 @@ class Sums:
 
     def _widen(self, key: Key) -> None:
         short, _ = self.shorts.pop(key)
-        self.sums[key] = self.e.add_shorts(self.sums[key], short)
+        self.sums[key] = self.e.settled(self.e.add_shorts(self.sums[key], short))
 
     def found(self) -> list[Value]:
         """All sums, in the order in which they were given."""
@@ -102,7 +102,7 @@ class Tile:
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
         # A single row waits for memory, and asks for its own codes; more rows have the time in which to fetch others.
         self.asked = max(STEP * self.strips * self.vector // (4 * LINE * _ASKED), 1) if rows > 1 else 0
-        # Among the products, but with 16 registers: sums would be held in memory then, at a third of the speed.
+        # Among the products, but with 16 registers after them: some sums would be held in memory.
         self.spread = e.level.lanes == 16
         self.fetching = rows == 1 and not resident
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns

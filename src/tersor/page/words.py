@@ -24,12 +24,12 @@ def quantity(name: str, value: float) -> str:
 def duration(seconds: float) -> str:
     """
     >>> duration(0.0135164), duration(0.03), duration(2.5e-5)
-    ('13.52 ms', '30 ms', '25 µs')
+    ('13.52 ms', '30 ms', '25 us')
     """
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.4g} {unit}"
-    return f"{seconds * 1e6:.4g} µs"
+    return f"{seconds * 1e6:.4g} us"
 
 
 def seconds_spent(seconds: float) -> str:
