@@ -47,6 +47,11 @@ class LinearSpec:
         return width_of(self.bits)
 
     @property
+    def multiplied(self) -> int:
+        """Bits of what is multiplied: of a code, or of its level."""
+        return 8 if self.looked_up else self.bits
+
+    @property
     def name(self) -> str:
         more = "_shifted" if self.shifted else "_levels" if self.looked_up else ""
         return f"linear_{self.level}_{self.bits}_{self.kind}{more}{'_resident' if self.resident else ''}"
@@ -101,8 +106,7 @@ class _Panel:
         self.e.ladder(count, self.sizes, lambda m, rows: self.tile(self.sized(rows, 8), m, codes))
 
     def sized(self, rows: int, width: int, levels: Value | None = None) -> Tile:
-        bits = 8 if self.spec.looked_up else self.spec.bits
-        return Tile(self.e, bits, width, rows, levels, self.spec.resident)
+        return Tile(self.e, self.spec.multiplied, width, rows, levels, self.spec.resident)
 
     def tile(self, t: Tile, row: Value, codes: Value) -> None:
         """The rows of a tile from `row` on."""
@@ -123,8 +127,7 @@ class _Panel:
 
     def start(self, slot: Value) -> Value:
         """-center * sum of q, of a group whose record is at `slot`."""
-        bits = 8 if self.spec.looked_up else self.spec.bits
-        return self.e.b.ashr(self.e.broadcast_int(slot), self.e.int_vector(8 - bits))
+        return self.e.b.ashr(self.e.broadcast_int(slot), self.e.int_vector(8 - self.spec.multiplied))
 
     def over_groups(self, t: Tile, q: list[Value], records: list[Value], codes: Value, ahead: Ahead) -> list[Value]:
         """The floating sums after all groups."""

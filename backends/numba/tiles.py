@@ -83,15 +83,15 @@ class Sums:
 
 
 class Tile:
-    """Emits `rows` activation rows times one panel of codes below 2^bits laid out in `width` bits, into `levels` of 8
-    bits where they are given; `resident` codes need not be fetched from memory.
+    """Emits `rows` activation rows times one panel of numbers below 2^bits: codes laid out in `width` bits, or
+    their `levels` where those are given. `resident` codes need not be fetched from memory.
     """
 
     def __init__(
         self, e: Emitter, bits: int, width: int, rows: int, levels: Value | None = None, resident: bool = False
     ) -> None:
         self.e, self.width, self.rows, self.levels = e, width, rows, levels
-        self.shorts = dots_in_short(e.level, bits if levels is None else 8)
+        self.shorts = dots_in_short(e.level, bits)
         self.strips = e.level.strips
         self.vector = 4 * e.level.lanes  # bytes
         self.per = 8 // width

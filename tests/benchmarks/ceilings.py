@@ -25,12 +25,12 @@ from numba import njit
 
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, detect
+from tersor.backends.numba.layout import kernel_bits
 from tersor.backends.numba.tiles import Sums, dots_in_short
 from tersor.interleave import interleaved
 
 KIB, MIB, LINE = 1 << 10, 1 << 20, 64
 SIZES = (16 * KIB, 128 * KIB, 512 * KIB, 2 * MIB, 4 * MIB, 8 * MIB, 16 * MIB, 64 * MIB, 256 * MIB)
-BITS = (4, 5, 6, 7, 8)  # of codes
 QUADS = 8  # of columns, in a turn of dot products
 UNROLL = 16  # loads in flight, or accumulators of multiply-adds: more than latency x ports of any processor we know
 TURNS = 50_000  # iterations of an arithmetic loop: about a millisecond
@@ -139,6 +139,7 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
     """The ceilings of `threads` threads at once; each reads its own share of the bytes."""
     level = detect()
     read_, fma_ = make_read(level), make_fma(level)
+    widths = tuple(sorted({kernel_bits(bits, level) for bits in range(4, 9)}))
 
     @njit("int64(int64, int64, int64)", nogil=True)
     def read(address: int, blocks: int, turns: int) -> int:
@@ -174,7 +175,7 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
 
         work = TURNS * threads * threads  # long enough that starting the other threads does not count
         add("fma", 2.0 * threads * work * _accumulators(level) * level.lanes, [partial(fma, at, work)] * threads)
-        for bits in BITS:
+        for bits in widths:
             count = 8.0 * threads * work * dots * level.lanes
             add(f"{bits} bits", count, [partial(dot(bits), at, work // QUADS)] * threads)
         for size in sizes:
@@ -185,8 +186,8 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
         found = interleaved(calls, seconds=seconds, least=8)
     rates = {name: counts[name] / min(times) for name, times in found.items()}
     bandwidths = tuple(rates[str(size)] for size in sizes)
-    dots_found = tuple(rates[f"{bits} bits"] for bits in BITS)
-    return Ceilings(level.name, threads, rates["fma"], BITS, dots_found, tuple(sizes), bandwidths)
+    dots_found = tuple(rates[f"{bits} bits"] for bits in widths)
+    return Ceilings(level.name, threads, rates["fma"], widths, dots_found, tuple(sizes), bandwidths)
 
 
 def table(found: Sequence[Ceilings]) -> str:

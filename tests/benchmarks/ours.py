@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tersor
 from tersor.backends.numba.features import detect
+from tersor.backends.numba.layout import kernel_bits
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
@@ -32,14 +33,14 @@ RECURRENT = {  # 4 bits for the matrix that is read at every step
 for role recurrent.hidden choose uniform(bits = 4, group = row, activations = row)"""
 }
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
-SUMMED_IN_SHORTS = ((7, 0), (6, 0))  # faster than 8 bits where a processor has no dot product of four bytes
+NARROWER = ((7, 0), (6, 0))  # where they have kernels of their own, faster than that of 8 bits
 
 
 def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     """On as many threads as torch has; each as the native program of a graph, which is how a model runs it."""
     inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
     level = detect()
-    for bits, group in (*FORMS, *(SUMMED_IN_SHORTS if level.dot == "pmaddwd" else ())):
+    for bits, group in (*FORMS, *(form for form in NARROWER if kernel_bits(form[0], level) == form[0])):
         leaves = [quantised(torch.from_numpy(held), bits, group) for held in several(weight)]
         graph = ring_of(leaves[:1], COPIES)
         for i, leaf in enumerate(leaves):
@@ -65,7 +66,7 @@ def models(subject: Subject) -> Iterator[tuple[str, Model]]:
     """On as many threads as torch has."""
     example = {name: torch.from_numpy(value) for name, value in subject.example.items()}
     recurrent = any(isinstance(module, nn.RNNBase) for module in subject.module.modules())
-    policies = POLICIES | (RECURRENT if recurrent else {}) | (SEVEN if detect().dot == "pmaddwd" else {})
+    policies = POLICIES | (RECURRENT if recurrent else {}) | (SEVEN if kernel_bits(7, detect()) == 7 else {})
     for label, policy in policies.items():
         result = tersor.compile(subject.module, tersor.Policy.parse(policy), example, backend="numba")
         yield label, of_module(result.module, list(example))

@@ -21,6 +21,7 @@ from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
 from tersor.compiler.compressed import CompressedEmbedding, CompressedLinear, StoredWeight
 from tersor.compiler.errors import RequestError
+from tersor.compiler.measure.seconds import ring_of
 from tersor.compiler.stores import Affine, Codes, Dense
 
 aten = torch.ops.aten
@@ -209,11 +210,7 @@ def test_parts_of_a_split() -> None:
 def test_readers_of_any_width_share_a_rounding() -> None:
     """Each with what it computes alone: a record serves codes of all widths."""
     linears = [random_matrix(40, 64, bits, seed=bits).module() for bits in (8, 7, 5, 4, 2)]
-    graph = fx.Graph()
-    x = graph.placeholder("x")
-    graph.output(tuple(graph.call_module(f"part{i}", (x,)) for i in range(len(linears))))
-    parts: dict[str, nn.Module] = {f"part{i}": linear for i, linear in enumerate(linears)}
-    native = NativeGraph(fx.GraphModule(parts, graph), HANDLERS, NumbaBackend().level.name)
+    native = NativeGraph(ring_of(linears, 1), HANDLERS, NumbaBackend().level.name)
     for rows in (1, 40):
         inputs = torch.randn(rows, 64)
         assert steps(native, inputs).count("quantise") == 1
