@@ -45,10 +45,10 @@ def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
         graph = ring_of(leaves[:1], COPIES)
         for i, leaf in enumerate(leaves):
             graph.set_submodule(f"leaf{i}_0", leaf)
-        native = NativeGraph(graph.eval(), HANDLERS, level.name)
+        bound = NativeGraph(graph.eval(), HANDLERS, level.name).bind(*inputs)
         size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
         label = f"tersor {bits} bits, {f'groups of {group}' if group else 'row'}"
-        yield label, Linear(bits, size, lambda native=native: native(*inputs)[0].numpy())
+        yield label, Linear(bits, size, lambda bound=bound: bound()[0].numpy())
 
 
 def quantised(weight: Tensor, bits: int, group: int) -> QuantizedLinear:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_oracle import random_matrix
-from lowered import steps
+from lowered import lowered, steps
 from tests.captured import MODELS, captured
 from torch import Tensor, fx, nn
 
@@ -124,6 +124,25 @@ def test_traced_and_differentiated_it_is_the_graph() -> None:
     with torch.inference_mode():
         exported = torch.export.export(native, tuple(inputs))
         agree(exported.module()(*inputs), native(*inputs))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bound_program_reads_what_its_inputs_hold_now(name: str) -> None:
+    native, inputs = emitted(name)
+    given = [x.clone() for x in inputs]
+    with torch.inference_mode():
+        bound = native.bind(*given)
+        agree(bound(), native(*inputs))
+        for held, x in zip(given, inputs, strict=True):
+            held.copy_(x.flip(1))
+        agree(bound(), native(*[x.flip(1) for x in inputs]))
+
+
+def test_inputs_that_are_no_plain_memory_are_not_bound() -> None:
+    native = lowered(nn.Identity(), 1)
+    for x in (torch.zeros(2, 3).T, torch.zeros(2, 3, requires_grad=True)):
+        with pytest.raises(RequestError, match="contiguous tensors on the CPU, without gradients"):
+            native.bind(x)
 
 
 def test_copies_work() -> None:

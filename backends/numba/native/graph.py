@@ -14,9 +14,10 @@ from torch.utils import _pytree as pytree
 
 from tersor.backends.numba.layout import ceil_to
 from tersor.backends.numba.native.builder import Builder
-from tersor.backends.numba.native.program import Context, Program
+from tersor.backends.numba.native.program import Bound, Context, Program
 from tersor.backends.numba.native.values import Derived, Value
 from tersor.backends.numba.ops import all_direct
+from tersor.compiler.errors import RequestError
 
 if TYPE_CHECKING:
     from tersor.backends.numba.native.decode import Decoder
@@ -134,8 +135,10 @@ class NativeGraph(nn.Module):
 
         Integers that are all 0 or all 1 are taken as constants, so that a mask that hides nothing costs nothing.
         """
+        return self._program(inputs, tuple(_uniform(x) for x in inputs))
+
+    def _program(self, inputs: tuple[Tensor, ...], uniform: tuple[int | None, ...]) -> Program:
         threads = torch.get_num_threads()
-        uniform = tuple(_uniform(x) for x in inputs)
         key = (threads, *((x.shape, x.dtype) for x in inputs), uniform)
         with self._lock:
             program = self._programs.get(key)
@@ -149,6 +152,17 @@ class NativeGraph(nn.Module):
             while len(self._programs) > _PROGRAMS:
                 self._programs.popitem(last=False)
         return program
+
+    def bind(self, *inputs: Tensor) -> Bound:
+        """The program for these inputs, to be called again and again on what then lies in them, without a look at
+        their shapes, types and devices: for small inputs that takes longer than the steps. On as many threads as torch
+        uses now.
+
+        RequestError where the inputs are not plain tensors on the CPU, contiguous, that nobody takes gradients of.
+        """
+        if not all_direct(inputs) or not all(x.is_contiguous() for x in inputs):
+            raise RequestError("inputs to bind are contiguous tensors on the CPU, without gradients or transformations")
+        return Bound(self._program(inputs, (None,) * len(inputs)), inputs, Context())
 
     def decoder(self, batch: int, capacity: int) -> Decoder:
         """Token-by-token generation for `batch` sequences of up to `capacity` tokens; see `Decoder`."""

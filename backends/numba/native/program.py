@@ -157,53 +157,10 @@ class Program:
 
     def run(self, inputs: Sequence[Tensor], context: Context, offset: int = 0) -> Any:
         """The graph's outputs for these inputs; `offset` tokens came before, where the program is one of a decoder."""
-        context.fit(self.arena)
-        addresses = context.addresses(self.bases)
-        tensors: list[Tensor | None] = [None] * self.bases
-        addresses[ARENA] = context.arena
-        for base, given in zip(self.inputs, inputs, strict=True):
-            tensors[base] = tensor = given.contiguous()
-            addresses[base] = tensor.data_ptr()
-        for fresh in self.fresh:
-            tensors[fresh.base] = tensor = fresh.tensor()
-            addresses[fresh.base] = tensor.data_ptr()
-        for move in self.moves:
-            addresses[move.base] = move.start + move.step * offset
-        for check in self.checks:
-            ctypes.c_int64.from_address(context.arena + check.offset).value = 0
-        for item in self.items:
-            if isinstance(item, NativeRun):
-                image, address = context.image(len(item.template))
-                addresses[SELF] = address
-                addresses.take(item.bases, out=image, mode="clip")  # the default mode goes through another buffer
-                image += item.template
-                execute(self.level, address, item.count, context.workspace, item.work, self.threads)
-                continue
-            for base, result in zip(item.results, self._called(item, context, tensors), strict=True):
-                if isinstance(result, Tensor):
-                    tensors[base] = tensor = result.clone() if context.holds(result) else result.contiguous()
-                    addresses[base] = tensor.data_ptr()
-        for check in self.checks:
-            place = ctypes.c_int64.from_address(context.arena + check.offset).value
-            if place:
-                check.refuse(place)
-        return self._result(context, tensors)
-
-    def _called(self, call: TorchCall, context: Context, tensors: Tensors) -> Sequence[Any]:
-        """The flat result of a torch call."""
-
-        def resolve(found: Any) -> Any:
-            if isinstance(found, Value):
-                return self._tensor(found, context, tensors)
-            if isinstance(found, tuple | list):
-                return type(found)([resolve(part) for part in found])
-            return found
-
-        result = call.function(*resolve(call.args), **{k: resolve(v) for k, v in call.kwargs.items()})
-        return (result,) if isinstance(result, Tensor) else pytree.tree_leaves(result)
+        return Bound(self, inputs, context, offset)()
 
     @cached_property
-    def _result(self) -> Callable[[Context, Tensors], Any]:
+    def result(self) -> Callable[[Context, Tensors], Any]:
         """Makes the graph's outputs; what kind each is, is found once."""
 
         def reader(found: Any) -> Callable[[Context, Tensors], Any]:
@@ -215,12 +172,12 @@ class Program:
             if not isinstance(found, Value):
                 return lambda context, tensors: found
             if found.buffer in self.places:
-                return lambda context, tensors: self._tensor(found, context, tensors).clone()
-            return lambda context, tensors: self._tensor(found, context, tensors)
+                return lambda context, tensors: self.tensor(found, context, tensors).clone()
+            return lambda context, tensors: self.tensor(found, context, tensors)
 
         return reader(self.outputs)
 
-    def _tensor(self, value: Value, context: Context, tensors: Tensors) -> Tensor:
+    def tensor(self, value: Value, context: Context, tensors: Tensors) -> Tensor:
         if value.buffer in self.places:
             return context.tensor(value, self.places[value.buffer])
         constant = self.constants.get(value.buffer)
@@ -230,3 +187,64 @@ class Program:
         if tuple(tensor.shape) == value.shape and value.offset == 0 and value.dense:
             return tensor
         return tensor.as_strided(value.shape, value.stride, value.offset)
+
+
+class Bound:
+    """A program whose inputs and outputs have their places: a call reads what lies in the inputs now.
+
+    Outputs have memory of their own where the graph allows it, and then the next call writes over them. One call at a
+    time.
+    """
+
+    def __init__(self, program: Program, inputs: Sequence[Tensor], context: Context, offset: int = 0) -> None:
+        context.fit(program.arena)
+        self._program, self._context = program, context
+        self._addresses = addresses = context.addresses(program.bases)
+        self._tensors: list[Tensor | None] = [None] * program.bases
+        addresses[ARENA] = context.arena
+        for base, given in zip(program.inputs, inputs, strict=True):
+            self._tensors[base] = tensor = given.contiguous()
+            addresses[base] = tensor.data_ptr()
+        for fresh in program.fresh:
+            self._tensors[fresh.base] = tensor = fresh.tensor()
+            addresses[fresh.base] = tensor.data_ptr()
+        for move in program.moves:
+            addresses[move.base] = move.start + move.step * offset
+
+    def __call__(self) -> Any:
+        """The graph's outputs."""
+        program, context = self._program, self._context
+        for check in program.checks:
+            ctypes.c_int64.from_address(context.arena + check.offset).value = 0
+        for item in program.items:
+            if isinstance(item, NativeRun):
+                self._steps(item)
+            else:
+                self._torch(item)
+        for check in program.checks:
+            place = ctypes.c_int64.from_address(context.arena + check.offset).value
+            if place:
+                check.refuse(place)
+        return program.result(context, self._tensors)
+
+    def _steps(self, run: NativeRun) -> None:
+        image, address = self._context.image(len(run.template))
+        self._addresses[SELF] = address
+        self._addresses.take(run.bases, out=image, mode="clip")  # the default mode goes through another buffer
+        image += run.template
+        execute(self._program.level, address, run.count, self._context.workspace, run.work, self._program.threads)
+
+    def _torch(self, call: TorchCall) -> None:
+        def resolve(found: Any) -> Any:
+            if isinstance(found, Value):
+                return self._program.tensor(found, self._context, self._tensors)
+            if isinstance(found, tuple | list):
+                return type(found)([resolve(part) for part in found])
+            return found
+
+        made = call.function(*resolve(call.args), **{k: resolve(v) for k, v in call.kwargs.items()})
+        results = (made,) if isinstance(made, Tensor) else pytree.tree_leaves(made)
+        for base, result in zip(call.results, results, strict=True):
+            if isinstance(result, Tensor):
+                self._tensors[base] = tensor = result.clone() if self._context.holds(result) else result.contiguous()
+                self._addresses[base] = tensor.data_ptr()
