@@ -23,9 +23,10 @@ from typing import Any
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, level_named
 from tersor.backends.numba.layout import STEP, Kind, Layout, width_of
-from tersor.backends.numba.tiles import Ahead, Tile, emit_expand
+from tersor.backends.numba.tiles import LINE, Ahead, Tile, emit_expand, spread
 
 _UNPACKING = {16: 4, 8: 2, 4: 2}  # rows of a tile that still leave registers to unpack in, by lanes
+_ASKED = 16  # cache lines that a tile asks for ahead in STEP columns, among its products
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,10 @@ class _Panel:
         self.e.ladder(count, self.sizes, lambda m, rows: self.tile(self.sized(rows, 8), m, codes))
 
     def sized(self, rows: int, width: int, levels: Value | None = None) -> Tile:
-        return Tile(self.e, self.spec.multiplied, width, rows, levels, self.spec.resident)
+        level = self.e.level
+        lines = level.panel * STEP * self.spec.width // (8 * LINE)  # of a panel, in STEP columns
+        asked = 0 if rows == 1 else _ASKED if spread(level) else lines // 2
+        return Tile(self.e, self.spec.multiplied, width, rows, levels, self.spec.resident, asked)
 
     def tile(self, t: Tile, row: Value, codes: Value) -> None:
         """The rows of a tile from `row` on."""

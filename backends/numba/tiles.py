@@ -13,7 +13,6 @@ Key = tuple[int, int, int]
 """Of a sum: row, strip, plane."""
 
 LINE = 64  # bytes of a cache line
-_ASKED = 4  # a tile asks for one of so many cache lines that it reads
 _PAGE = 4096  # bytes that a single row asks for ahead: what the processor fetches by itself ends with the page
 
 
@@ -47,6 +46,12 @@ def dots_in_short(level: Level, bits: int) -> int:
     """
     most = 2 * int(QMAX) * ((1 << bits) - 1)
     return ((1 << 15) - 1) // most if level.dot == "pmaddwd" else 0
+
+
+def spread(level: Level) -> bool:
+    """Whether a tile asks for memory among its products. With 16 registers some sums would be held in memory then, so
+    that it asks after them."""
+    return level.lanes == 16
 
 
 class Sums:
@@ -84,11 +89,19 @@ class Sums:
 
 class Tile:
     """Emits `rows` activation rows times one panel of numbers below 2^bits: codes laid out in `width` bits, or
-    their `levels` where those are given. `resident` codes need not be fetched from memory.
+    their `levels` where those are given. `resident` codes need not be fetched from memory; `asked` lines are asked for
+    ahead in every STEP columns.
     """
 
     def __init__(
-        self, e: Emitter, bits: int, width: int, rows: int, levels: Value | None = None, resident: bool = False
+        self,
+        e: Emitter,
+        bits: int,
+        width: int,
+        rows: int,
+        levels: Value | None = None,
+        resident: bool = False,
+        asked: int = 0,
     ) -> None:
         self.e, self.width, self.rows, self.levels = e, width, rows, levels
         self.shorts = dots_in_short(e.level, bits)
@@ -100,10 +113,9 @@ class Tile:
         self.planes = (self.per if self.per > 1 else 2) if rows == 1 and not self.shorts else 1
         self.in_place = self.planes > 1 and self.per > 1 and levels is None
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
+        self.asked = asked
+        self.spread = spread(e.level)
         # A single row waits for memory, and asks for its own codes; more rows have the time in which to fetch others.
-        self.asked = max(STEP * self.strips * self.vector // (4 * LINE * _ASKED), 1) if rows > 1 else 0
-        # Among the products, but with 16 registers after them: some sums would be held in memory.
-        self.spread = e.level.lanes == 16
         self.fetching = rows == 1 and not resident
         self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
 

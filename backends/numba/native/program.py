@@ -160,6 +160,13 @@ class Program:
         return Bound(self, inputs, context, offset)()
 
     @cached_property
+    def steady(self) -> bool:
+        """Whether every address stays what it is in the first of several calls, and so the outputs' too."""
+        outputs = (leaf for leaf in pytree.tree_leaves(self.outputs) if isinstance(leaf, Value | Tensor))
+        lasting = all(isinstance(leaf, Value) and leaf.buffer not in self.places for leaf in outputs)
+        return lasting and not self.torch_calls
+
+    @cached_property
     def result(self) -> Callable[[Context, Tensors], Any]:
         """Makes the graph's outputs; what kind each is, is found once."""
 
@@ -210,6 +217,7 @@ class Bound:
             addresses[fresh.base] = tensor.data_ptr()
         for move in program.moves:
             addresses[move.base] = move.start + move.step * offset
+        self._outputs: Any = None  # where they are steady, after the first call
 
     def __call__(self) -> Any:
         """The graph's outputs."""
@@ -218,21 +226,28 @@ class Bound:
             ctypes.c_int64.from_address(context.arena + check.offset).value = 0
         for item in program.items:
             if isinstance(item, NativeRun):
-                self._steps(item)
+                image, address = context.image(len(item.template))
+                if self._outputs is None:
+                    self._fill(item, image, address)
+                execute(program.level, address, item.count, context.workspace, item.work, program.threads)
             else:
                 self._torch(item)
         for check in program.checks:
             place = ctypes.c_int64.from_address(context.arena + check.offset).value
             if place:
                 check.refuse(place)
-        return program.result(context, self._tensors)
+        if self._outputs is not None:
+            return self._outputs
+        outputs = program.result(context, self._tensors)
+        if program.steady:
+            self._outputs = outputs
+        return outputs
 
-    def _steps(self, run: NativeRun) -> None:
-        image, address = self._context.image(len(run.template))
+    def _fill(self, run: NativeRun, image: Array, address: int) -> None:
+        """Write the table of a run and its operands, with the addresses of now, where it is executed."""
         self._addresses[SELF] = address
         self._addresses.take(run.bases, out=image, mode="clip")  # the default mode goes through another buffer
         image += run.template
-        execute(self._program.level, address, run.count, self._context.workspace, run.work, self._program.threads)
 
     def _torch(self, call: TorchCall) -> None:
         def resolve(found: Any) -> Any:
