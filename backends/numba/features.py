@@ -19,8 +19,10 @@ class Level:
     """How kernels are emitted.
 
     `lanes` 32-bit lanes a vector; a panel is `strips` vectors of outputs; a tile is so many rows by one panel.
-    `row_tiles` keeps one integer accumulator per output, `group_tiles` an integer and a floating one. Both lists
-    descend and end in 1. `products` is about how many multiply-adds of bytes a core does in a nanosecond.
+    `row_tiles` keeps one integer accumulator per output, `group_tiles` an integer and a floating one. So does
+    `activation_tiles`, for weights with one scale a row; where it has more rows, the floating ones lie in memory while
+    a group is summed. All descend and end in 1. `products` is about how many multiply-adds of bytes a core does in a
+    nanosecond.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Level:
     strips: int
     row_tiles: tuple[int, ...]
     group_tiles: tuple[int, ...]
+    activation_tiles: tuple[int, ...]
     dot: Dot
     products: float
     needs: frozenset[str]
@@ -42,11 +45,11 @@ _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 
 # From fast to slow. The tiles fill the 32 (AVX-512) or 16 vector registers.
 LEVELS: tuple[Level, ...] = (
-    Level("avx512vnni", 16, 4, (6, 4, 2, 1), (3, 2, 1), "vpdpbusd", 200.0, _AVX512 | {"avx512vnni"}),
-    Level("avx512", 16, 4, (4, 2, 1), (2, 1), "pmaddwd", 120.0, _AVX512),
-    Level("avxvnni", 8, 2, (5, 2, 1), (2, 1), "vpdpbusd", 100.0, frozenset({"avx2", "fma", "avxvnni"})),
-    Level("avx2", 8, 2, (4, 2, 1), (2, 1), "pmaddwd", 80.0, frozenset({"avx2", "fma"})),
-    Level("generic", 4, 2, (2, 1), (2, 1), "generic", 20.0, frozenset()),
+    Level("avx512vnni", 16, 4, (6, 4, 2, 1), (3, 2, 1), (3, 2, 1), "vpdpbusd", 200.0, _AVX512 | {"avx512vnni"}),
+    Level("avx512", 16, 4, (4, 2, 1), (2, 1), (2, 1), "pmaddwd", 120.0, _AVX512),
+    Level("avxvnni", 8, 2, (5, 2, 1), (2, 1), (2, 1), "vpdpbusd", 100.0, frozenset({"avx2", "fma", "avxvnni"})),
+    Level("avx2", 8, 2, (4, 2, 1), (2, 1), (4, 2, 1), "pmaddwd", 80.0, frozenset({"avx2", "fma"})),
+    Level("generic", 4, 2, (2, 1), (2, 1), (2, 1), "generic", 20.0, frozenset()),
 )
 
 

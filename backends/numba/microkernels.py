@@ -78,7 +78,9 @@ class _Panel:
         self.bias, self.y, self.y_stride, self.steps, self.groups, self.work, self.next = arguments[7:]
         self.plane = e.times(self.groups, 4)
         self.levels = e.load_ints(self.shift) if spec.looked_up else None
-        self.sizes = e.level.row_tiles if spec.kind == "row" else e.level.group_tiles
+        level = e.level
+        tiles = {"row": level.row_tiles, "group": level.group_tiles, "activation": level.activation_tiles}
+        self.sizes = tiles[spec.kind]
 
     def emit(self, count: Value) -> None:
         e, b = self.e, self.e.b
