@@ -11,7 +11,14 @@ from tersor.backends.numba.attention import prepare_masks
 from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms import FORMS, Target, plain_kernel
 from tersor.backends.numba.forms.recurrent import plain_recurrent, recurrent, refuse_recurrent
-from tersor.backends.numba.fuse import drop_dropout, fuse_activations, fuse_norms, merge_linears, split_chains
+from tersor.backends.numba.fuse import (
+    drop_dropout,
+    fuse_activations,
+    fuse_norms,
+    fuse_sums,
+    merge_linears,
+    split_chains,
+)
 from tersor.backends.numba.fusebags import fuse_bags
 from tersor.backends.numba.fusedecoder import fuse_decoder
 from tersor.backends.numba.native.graph import NativeGraph
@@ -92,6 +99,7 @@ class NumbaBackend:
         merge_linears(lowered, single)
         prepare_masks(lowered)
         fuse_norms(lowered, self.level.name)
+        fuse_sums(lowered)
         lowered.delete_all_unused_submodules()
         lowered.graph.lint()
         lowered.recompile()

@@ -93,7 +93,6 @@ _SOURCES = (
     "glue_unary",
     "glue_binary",
     "decoderkernels",
-    "glue_rootnorm",
     "glue_rotary",
     "glue_append",
     "glue_attend",
@@ -216,8 +215,8 @@ def activation_kernel(level: str, activation: Activation) -> int:
     return 0 if activation == "none" else kernel_address(ActivationSpec(level, activation), "glue_activation")
 
 
-def norm_kernel(level: str) -> int:
-    return kernel_address(NormSpec(level), "glue_norm")
+def norm_kernel(spec: NormSpec) -> int:
+    return kernel_address(spec, "glue_norm")
 
 
 def copy_kernel(level: str) -> int:

@@ -1,4 +1,4 @@
-"""Micro-kernels of decoders: root-mean-square normalisation, rotary positions, and a row-wise softmax."""
+"""Micro-kernels of decoders: rotary positions, and a row-wise softmax."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ from llvmlite import ir
 
 from tersor.backends.numba.elementwise import exp
 from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value, kernel
-from tersor.backends.numba.features import Level, level_named
+from tersor.backends.numba.features import Level
 
 _HIDDEN = -1e30  # a query whose scores all lie below sees nothing
-
-
-@dataclass(frozen=True)
-class RootNormSpec:
-    """Root-mean-square normalisation compiled for a level."""
-
-    level: str
-
-    @property
-    def name(self) -> str:
-        return f"rootnorm_{self.level}"
 
 
 @dataclass(frozen=True)
@@ -56,36 +45,6 @@ class AttendSpec:
     @property
     def name(self) -> str:
         return f"attend_{self.level}"
-
-
-def make_root_norm(spec: RootNormSpec) -> Any:
-    """normalise(x, weight, y, vectors, columns, epsilon): y = x / sqrt(mean x^2 + epsilon) * weight, one row."""
-    level = level_named(spec.level)
-    size = 4 * level.lanes
-
-    @kernel(level, 5, arguments_after=("float32",))
-    def normalise(
-        e: Emitter, x: Value, weight: Value, y: Value, vectors: Value, columns: Value, epsilon: Value
-    ) -> None:
-        b = e.b
-
-        def squares(i: Value, found: list[Value]) -> list[Value]:
-            z = e.load_floats(e.at(x, e.times(i, size)))
-            return [e.fma(z, z, found[0])]
-
-        total = e.reduce_add(e.loop(vectors, [e.float_vector(0.0)], squares)[0])
-        root = e.call("llvm.sqrt.f32", F32, b.fadd(b.fdiv(total, b.sitofp(columns, F32)), epsilon))
-        factor = e.splat(b.fdiv(F32(1.0), root))
-
-        def scale(i: Value, _: list[Value]) -> list[Value]:
-            offset = e.times(i, size)
-            z = b.fmul(e.load_floats(e.at(x, offset)), factor)
-            e.store(e.at(y, offset), b.fmul(z, e.load_floats(e.at(weight, offset))))
-            return []
-
-        e.loop(vectors, [], scale)
-
-    return normalise
 
 
 def make_rotate(level: Level) -> Any:

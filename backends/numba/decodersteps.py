@@ -1,25 +1,16 @@
-"""The steps of decoders: root-mean-square normalisation, rotary positions, attention over written keys and values."""
+"""The steps of decoders: rotary positions, attention over written keys and values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 from tersor.backends.numba.build import kernel_address
-from tersor.backends.numba.decoderkernels import AppendSpec, AttendSpec, RootNormSpec, RotarySpec
+from tersor.backends.numba.decoderkernels import AppendSpec, AttendSpec, RotarySpec
 from tersor.backends.numba.layout import ceil_to
 from tersor.backends.numba.native.values import Operand, Value
-from tersor.backends.numba.steps import Step, attention_tile, float_bits
+from tersor.backends.numba.steps import Step, attention_tile
 
 _QUERIES = 16  # queries of a unit
-
-
-def root_norm_step(level: str, x: Value, weight: Operand, y: Value, epsilon: float) -> Step:
-    """y = x / sqrt(mean x^2 + epsilon) * weight over the last dimension; x and y dense."""
-    columns = x.shape[-1]
-    operands = (columns, x.ref, weight, y.ref, float_bits(epsilon))
-    kernel = kernel_address(RootNormSpec(level), "glue_rootnorm")
-    return Step("root norm", kernel, operands, prod(x.shape[:-1]), 0.2 * columns)
 
 
 def strides(value: Value) -> tuple[int, int, int]:

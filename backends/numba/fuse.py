@@ -9,10 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import fx, nn
 
+from tersor.backends.numba.decodermodules import RootNorm
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.linear import QuantizedLinear
-from tersor.backends.numba.norm import AddLayerNorm
+from tersor.backends.numba.norm import AddLayerNorm, SumNorm, normalises_rows
 
 aten = torch.ops.aten
 
@@ -123,9 +124,9 @@ def fuse_norms(module: fx.GraphModule, level: str) -> None:
         calls[str(node.target)].append(node)
     for path, nodes in calls.items():
         norm = module.get_submodule(path)
-        if not isinstance(norm, nn.LayerNorm) or len(norm.normalized_shape) != 1:
+        if not isinstance(norm, nn.LayerNorm) or not normalises_rows(norm):
             continue
-        if norm.weight is None or norm.bias is None or not all(_reads_sum(node) for node in nodes):
+        if not all(_reads_sum(node) and len(node.args[0].users) == 1 for node in nodes):  # type: ignore[union-attr]
             continue
         module.set_submodule(path, AddLayerNorm(norm, level))
         for node in nodes:
@@ -134,9 +135,28 @@ def fuse_norms(module: fx.GraphModule, level: str) -> None:
             module.graph.erase_node(total)
 
 
+def fuse_sums(module: fx.GraphModule) -> None:
+    """A normalisation of a sum that others read too takes the addition over, and gives the sum as well."""
+    for i, node in enumerate(module.graph.find_nodes(op="call_module")):
+        norm = module.get_submodule(str(node.target))
+        if not isinstance(norm, RootNorm) and not (isinstance(norm, nn.LayerNorm) and normalises_rows(norm)):
+            continue
+        if not _reads_sum(node):
+            continue
+        total: Any = node.args[0]
+        module.add_submodule(f"sum_norm_{i}", SumNorm(norm))
+        with module.graph.inserting_before(total):
+            both = module.graph.call_module(f"sum_norm_{i}", total.args)
+            parts = [module.graph.call_function(operator.getitem, (both, part)) for part in (0, 1)]
+        for old, new in zip((total, node), parts, strict=True):
+            old.replace_all_uses_with(new)
+        module.graph.erase_node(node)
+        module.graph.erase_node(total)
+
+
 def _reads_sum(node: fx.Node) -> bool:
-    """Whether all that a call reads is a sum of two tensors that nobody else reads."""
+    """Whether all that a call reads is a sum of two tensors."""
     total = node.args[0]
     if not isinstance(total, fx.Node) or total.target is not aten.add.Tensor:
         return False
-    return len(total.users) == 1 and not total.kwargs and all(isinstance(term, fx.Node) for term in total.args)
+    return not total.kwargs and all(isinstance(term, fx.Node) for term in total.args)

@@ -51,7 +51,7 @@ def _replace(graph: fx.GraphModule, node: fx.Node, name: str, module: nn.Module,
 
 
 def fuse_root_norms(module: fx.GraphModule) -> None:
-    """w * (x * rsqrt(mean(x^2) + epsilon)) becomes a `RootNorm`."""
+    """w * (x * rsqrt(mean(x^2) + epsilon)), written out or as torch's own, becomes a `RootNorm`."""
     for i, root in enumerate(module.graph.find_nodes(op="call_function", target=aten.rsqrt.default)):
         total = _with_number(root.args[0], aten.add.Tensor)
         mean = _call(total[0], aten.mean.dim) if total else None
@@ -67,6 +67,13 @@ def fuse_root_norms(module: fx.GraphModule) -> None:
         weight = _constant(module, weights[0])
         if weight is not None and weight.dim() == 1:
             _replace(module, last, f"root_norm_{i}", RootNorm(weight, total[1]), (x,))
+    for i, norm in enumerate(module.graph.find_nodes(op="call_function", target=aten.rms_norm.default)):
+        x, shape, named, epsilon = (*norm.args, None, None)[:4]
+        weight = _constant(module, named) if isinstance(named, fx.Node) else None
+        if weight is None or len(shape) != 1 or norm.kwargs:
+            continue
+        epsilon = torch.finfo(weight.dtype).eps if epsilon is None else epsilon
+        _replace(module, norm, f"rms_norm_{i}", RootNorm(weight, epsilon), (x,))
     module.graph.eliminate_dead_code()
 
 

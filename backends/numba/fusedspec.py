@@ -23,7 +23,7 @@ class MultiplyRoundSpec:
 
 @dataclass(frozen=True)
 class NormRoundSpec:
-    """A layer normalisation, and the rounding of its result."""
+    """A normalisation, and the rounding of its result."""
 
     norm: NormSpec
     rounding: RoundSpec

@@ -12,7 +12,7 @@ from tersor.backends.numba.native.values import Operand
 from tersor.backends.numba.quantiser import QuantiseSpec
 from tersor.backends.numba.rounding import RoundSpec, round_work
 from tersor.backends.numba.rowkernels import NormSpec
-from tersor.backends.numba.steps import Step, float_bits, panel_cost
+from tersor.backends.numba.steps import Norm, Step, panel_cost
 
 _ROWS = 96  # of a unit: its floats take 24 KiB in groups of 64, and a panel is read once for all of them
 
@@ -69,26 +69,16 @@ def multiply_round_step(
     return Step("multiply and round", kernel, (rows, *rounded, *weights, *shape, *target), units, cost, work)
 
 
-def norm_round_step(
-    level: str,
-    shape: tuple[int, int],
-    x: Operand,
-    other: Operand,
-    period: int,
-    weights: tuple[Operand, Operand],
-    y: Operand,
-    epsilon: float,
-    reader: Layout,
-    result: tuple[Operand, Operand],
-) -> Step:
+def norm_round_step(level: str, norm: Norm, reader: Layout, result: tuple[Operand, Operand]) -> Step:
     """`norm_step`, and its result as `reader` multiplies it (q, records); see `rounds_whole`."""
-    rows, columns = shape
+    rows, columns = norm.shape
     lanes = level_named(level).lanes
-    operands = (columns, x, other, period, *weights, y, float_bits(epsilon), rows)
     target = (*result, reader.group, reader.groups)
-    kernel = kernel_address(NormRoundSpec(NormSpec(level), RoundSpec(level)), "glue_norm_round")
+    spec = NormRoundSpec(NormSpec(level, norm.root), RoundSpec(level))
     work = round_work(level_named(level), reader.group)
-    return Step("norm and round", kernel, (*operands, *target), -(-rows // lanes), 0.6 * lanes * columns, work)
+    operands = (*norm.operands, rows, *target)
+    kernel = kernel_address(spec, "glue_norm_round")
+    return Step("norm and round", kernel, operands, -(-rows // lanes), 0.6 * lanes * columns, work)
 
 
 def total_step(level: str, reader: Layout, rows: int, records: Operand) -> Step:

@@ -1,4 +1,4 @@
-"""Numba code around layer normalisation, with the addition before it: a step whose units are rows.
+"""Numba code around the normalisation of rows, with the addition before it: a step whose units are rows.
 
 `build` compiles a copy of this file with the SPEC of the normalisation in place of the one below.
 """
@@ -22,15 +22,17 @@ as_float = make_as_float(LEVEL)
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
-    """y = (z - mean) / sqrt(var + epsilon) * weight + bias with z = x + other.
+    """y = norm(z) with z = x + other.
 
-    Operands: columns (whole vectors), x, other (0 for none), rows of other (it repeats), weight, bias, y, epsilon.
+    Operands: columns (whole vectors), x, other (0 for none), rows of other (it repeats), weight, bias, z (written if
+    there is another), y, epsilon.
     """
     columns, x, other, period = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
-    weight, bias, y = load(operands + 32), load(operands + 40), load(operands + 48)
-    epsilon = as_float(load(operands + 56))
+    weight, bias, z, y = load(operands + 32), load(operands + 40), load(operands + 48), load(operands + 56)
+    epsilon = as_float(load(operands + 64))
     add = 0 if other == 0 else 1
     size = 4 * columns
     for m in range(first, last):
         second = other + size * (m % period)
-        normalise(x + size * m, second, add, weight, bias, y + size * m, columns // LANES, columns, epsilon)
+        here = size * m
+        normalise(x + here, second, add, weight, bias, z + here, y + here, columns // LANES, columns, epsilon)

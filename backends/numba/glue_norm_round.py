@@ -1,5 +1,5 @@
-"""Numba code around layer normalisation, with the addition before it and rounding to 8 bits after it: a step whose
-units are as many rows as a vector has lanes.
+"""Numba code around the normalisation of rows, with the addition before it and rounding to 8 bits after it: a step
+whose units are as many rows as a vector has lanes.
 
 `build` compiles a copy of this file with the SPEC in place of the one below.
 """
@@ -28,16 +28,16 @@ as_float = make_as_float(LEVEL)
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
-    """y = (z - mean) / sqrt(var + epsilon) * weight + bias with z = x + other, and y rounded.
+    """y = norm(z) with z = x + other, and y rounded.
 
-    Operands: columns (whole groups), x, other (0 for none), rows of other (it repeats), weight, bias, y, epsilon, rows;
-    then q, records, group, groups.
+    Operands: columns (whole groups), x, other (0 for none), rows of other (it repeats), weight, bias, z (written if
+    there is another), y, epsilon, rows; then q, records, group, groups.
     """
     columns, x, other, period = load(operands), load(operands + 8), load(operands + 16), load(operands + 24)
-    weight, bias, y = load(operands + 32), load(operands + 40), load(operands + 48)
-    epsilon, rows = as_float(load(operands + 56)), load(operands + 64)
-    q, records, group = load(operands + 72), load(operands + 80), load(operands + 88)
-    groups = load(operands + 96)
+    weight, bias, z, y = load(operands + 32), load(operands + 40), load(operands + 48), load(operands + 56)
+    epsilon, rows = as_float(load(operands + 64)), load(operands + 72)
+    q, records, group = load(operands + 80), load(operands + 88), load(operands + 96)
+    groups = load(operands + 104)
     add = 0 if other == 0 else 1
     size = 4 * columns
     record_size = 12 * groups + 4
@@ -46,7 +46,8 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         count = min(LANES, rows - start)
         for m in range(start, start + count):
             second = other + size * (m % period)
-            normalise(x + size * m, second, add, weight, bias, y + size * m, columns // LANES, columns, epsilon)
+            here = size * m
+            normalise(x + here, second, add, weight, bias, z + here, y + here, columns // LANES, columns, epsilon)
         for g in range(groups):
             rounded(
                 count,

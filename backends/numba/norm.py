@@ -1,4 +1,4 @@
-"""Layer normalisation of a sum, in one pass over each row."""
+"""Normalisations of a sum, in one pass over each row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from tersor.backends.numba import ops
+from tersor.backends.numba.decodermodules import RootNorm
+
+
+def normalises_rows(norm: nn.LayerNorm) -> bool:
+    """Whether it is over the last dimension only, with a weight and a bias."""
+    return len(norm.normalized_shape) == 1 and norm.weight is not None and norm.bias is not None
 
 
 class AddLayerNorm(nn.Module):
@@ -23,3 +29,15 @@ class AddLayerNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, epsilon={self.epsilon}, level={self.level}"
+
+
+class SumNorm(nn.Module):
+    """(z, norm(z)) with z = x + other, for a norm before a block, past which z goes on."""
+
+    def __init__(self, norm: nn.LayerNorm | RootNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        z = x + other
+        return z, self.norm(z)

@@ -19,6 +19,7 @@ from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import Layout, dense
 from tersor.backends.numba.reference import activate
 from tersor.backends.numba.steps import (
+    Norm,
     multiply_step,
     norm_step,
     quantise_step,
@@ -136,9 +137,9 @@ def add_layer_norm(x: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor
         second = other.data_ptr()
     y = torch.empty_like(x)
     rows = x.numel() // columns
-    weights = (weight.data_ptr(), bias.data_ptr())
-    step = norm_step(level, (rows, columns), x.data_ptr(), second, max(rows, 1), weights, y.data_ptr(), epsilon)
-    run_now(level, [step])
+    weights, result = (weight.data_ptr(), bias.data_ptr()), y.data_ptr()
+    norm = Norm((rows, columns), x.data_ptr(), second, max(rows, 1), *weights, result, result, epsilon)
+    run_now(level, [norm_step(level, norm)])
     return y
 
 

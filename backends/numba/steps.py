@@ -24,6 +24,7 @@ from tersor.backends.numba.native.pool import Workspace, execute
 from tersor.backends.numba.native.values import Operand
 from tersor.backends.numba.quantiser import record_bytes
 from tersor.backends.numba.rounding import round_work
+from tersor.backends.numba.rowkernels import NormSpec
 
 _BLOCK_BYTES = 1 << 18  # rounded activations of a row block: they stay in the second-level cache
 _ROWS = 12  # row blocks are multiples of most tiles
@@ -103,20 +104,35 @@ def multiply_step(
     return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, work)
 
 
-def norm_step(
-    level: str,
-    shape: tuple[int, int],
-    x: Operand,
-    other: Operand,
-    period: int,
-    weights: tuple[Operand, Operand],
-    y: Operand,
-    epsilon: float,
-) -> Step:
-    """Layer normalisation of x + other over rows of `shape`; `other` (0: none) repeats after `period` rows."""
-    rows, columns = shape
-    operands = (columns, x, other, period, *weights, y, float_bits(epsilon))
-    return Step("norm", norm_kernel(level), operands, rows, 0.3 * columns)
+@dataclass(frozen=True)
+class Norm:
+    """y = norm(z) with z = x + other, over the rows of a `shape` (rows, columns); `other` (0: none) repeats after
+    `period` rows. z is written where there is another; it may be y. By the root mean square, or by mean and variance:
+    then with a bias.
+    """
+
+    shape: tuple[int, int]
+    x: Operand
+    other: Operand
+    period: int
+    weight: Operand
+    bias: Operand
+    z: Operand
+    y: Operand
+    epsilon: float
+    root: bool = False
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """As the kernels read them."""
+        tensors = (self.x, self.other, self.period, self.weight, self.bias, self.z, self.y)
+        return (self.shape[1], *tensors, float_bits(self.epsilon))
+
+
+def norm_step(level: str, norm: Norm) -> Step:
+    """The normalisation of all rows."""
+    rows, columns = norm.shape
+    return Step("norm", norm_kernel(NormSpec(level, norm.root)), norm.operands, rows, 0.3 * columns)
 
 
 def attention_tile(level: str) -> int:

@@ -86,11 +86,12 @@ def memory(folder: Path, tokens: int) -> dict[str, Any]:
     import tersor.backends.numba.backend  # noqa: F401 - a library like torch
     from tersor.backends.numba.build import norm_kernel
     from tersor.backends.numba.features import detect
+    from tersor.backends.numba.rowkernels import NormSpec
     from tersor.loading import load
     from tersor.peak import resident
 
     torch.set_num_threads(1)
-    norm_kernel(detect().name)  # the first kernel makes numba import the rest of itself
+    norm_kernel(NormSpec(detect().name))  # the first kernel makes numba import the rest of itself
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = resident("VmRSS")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lowered import run
+from lowered import run, steps
 from test_native import emitted, tensors
 from torch import Tensor, fx, nn
 
+import tersor
 from tersor.backends.numba.backend import NumbaBackend
 from tersor.backends.numba.decodermodules import RootNorm, Rotary
 from tersor.backends.numba.fusedecoder import fuse_decoder
@@ -140,6 +141,32 @@ def test_root_norm(rows: int, vectors: int, epsilon: float) -> None:
     wanted = x.double() / (x.double().square().mean(-1, keepdim=True) + epsilon).sqrt() * weight.double()
     assert not calls
     torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+def test_a_norm_before_a_block_takes_the_addition_and_the_rounding_over(kind: Any) -> None:
+    class Before(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(kind(64, eps=1e-5) for _ in range(2))
+            self.linears = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
+
+        def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            for norm, linear in zip(self.norms, self.linears, strict=True):
+                x = x + other
+                other = linear(norm(x))
+            return x + other
+
+    torch.manual_seed(0)
+    module, example = Before().eval(), {"x": torch.randn(2, 5, 64), "other": torch.randn(1, 5, 64)}
+    for norm in module.norms:
+        nn.init.normal_(norm.weight)
+    policy = tersor.Policy.parse("for linear choose int8(activations = 64)")
+    native = tersor.compile(module, policy, example, backend="numba").module
+    assert steps(native.graph_module, *example.values()) == 2 * ["norm and round", "multiply"] + ["add"]
+    with torch.inference_mode():
+        exact = module(**example)
+        assert float((native(**example) - exact).norm() / exact.norm()) < 0.01
 
 
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 9), st.integers(1, 40))

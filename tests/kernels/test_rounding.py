@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tersor.backends.numba.fusedsteps import (
 from tersor.backends.numba.layout import AffineCodes, Layout, pack_bias, pack_codes, pack_groups
 from tersor.backends.numba.quantiser import record_bytes
 from tersor.backends.numba.reference import activate
-from tersor.backends.numba.steps import multiply_step, norm_step, quantise_step, rounded_bytes, run_now
+from tersor.backends.numba.steps import Norm, multiply_step, norm_step, quantise_step, rounded_bytes, run_now
 
 GELU = 7.4e-5  # of |x|: the polynomial's bound
 
@@ -180,7 +181,8 @@ def test_short_gelu_keeps_its_bound() -> None:
 @pytest.mark.parametrize("level", RUNNABLE)
 @pytest.mark.parametrize("group", [0, 64])
 @pytest.mark.parametrize("other", [False, True])
-def test_a_norm_rounds_what_it_stores(level: str, group: int, other: bool) -> None:
+@pytest.mark.parametrize("root", [False, True])
+def test_a_norm_rounds_what_it_stores_and_keeps_the_sum(level: str, group: int, other: bool, root: bool) -> None:
     rows, columns = 37, 192
     reader = Layout(10, columns, 8, 0, group, True)
     x, more, weight, bias = (
@@ -190,16 +192,19 @@ def test_a_norm_rounds_what_it_stores(level: str, group: int, other: bool) -> No
         torch.randn(columns),
     )
     x[3] = 1.5  # a row without variance
-    plain, fused = torch.empty(rows, columns), torch.empty(rows, columns)
+    plain, fused, total = torch.empty(rows, columns), torch.empty(rows, columns), torch.zeros(rows, columns)
     q, records = (empty(size) for size in rounded_bytes(reader, rows))
-    shared = (level, (rows, columns), x.data_ptr(), more.data_ptr() if other else 0, 5)
-    weights = (weight.data_ptr(), bias.data_ptr())
-    steps = (
-        norm_step(*shared, weights, plain.data_ptr(), 1e-5),
-        norm_round_step(*shared, weights, fused.data_ptr(), 1e-5, reader, (q.data_ptr(), records.data_ptr())),
-    )
+    given = (x.data_ptr(), more.data_ptr() if other else 0, 5, weight.data_ptr(), 0 if root else bias.data_ptr())
+    norm = Norm((rows, columns), *given, total.data_ptr(), fused.data_ptr(), 1e-5, root)
+    alone = replace(norm, z=plain.data_ptr(), y=plain.data_ptr())
+    steps = (norm_step(level, alone), norm_round_step(level, norm, reader, (q.data_ptr(), records.data_ptr())))
     run_now(level, steps)
     assert torch.equal(fused, plain)
+    z = x + more.repeat(8, 1)[:rows] if other else x
+    assert torch.equal(total, z if other else torch.zeros(rows, columns))
+    functional = F.rms_norm if root else partial(F.layer_norm, bias=bias.double())
+    exact = functional(z.double(), (columns,), weight=weight.double(), eps=1e-5)
+    torch.testing.assert_close(fused.double(), exact, rtol=1e-5, atol=1e-5)
     wanted = rounded(plain, reader.group)
     assert_equal(read(q, records, reader, rows), wanted)
     np.testing.assert_allclose(totals(records, reader, rows), wanted.weighted.sum(1), rtol=1e-5, atol=1e-4)
@@ -227,10 +232,9 @@ def test_nan_makes_the_scale() -> None:
     x[1, 5] = torch.nan
     y, weight, bias = torch.empty(3, columns), torch.ones(columns), torch.zeros(columns)
     q, records = (empty(size) for size in rounded_bytes(reader, 3))
-    pointers = (q.data_ptr(), records.data_ptr())
-    weights = (weight.data_ptr(), bias.data_ptr())
-    shape = (FASTEST, (3, columns), x.data_ptr(), 0, 1)
-    run_now(FASTEST, (norm_round_step(*shape, weights, y.data_ptr(), 1e-5, reader, pointers),))
+    result = y.data_ptr()
+    norm = Norm((3, columns), x.data_ptr(), 0, 1, weight.data_ptr(), bias.data_ptr(), result, result, 1e-5)
+    run_now(FASTEST, (norm_round_step(FASTEST, norm, reader, (q.data_ptr(), records.data_ptr())),))
     assert np.isnan(read(q, records, reader, 3).scale).all(1).tolist() == [False, True, False]
 
 

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tersor.backends.numba.decodersteps import Cache, append_step
 from tersor.backends.numba.native.builder import Builder
-from tersor.backends.numba.native.graph import Handler, compute, readers
+from tersor.backends.numba.native.graph import Handler, compute, readers, reading
 from tersor.backends.numba.native.lower.attention import AdditiveMask, attend, hides_the_future, query_major
 from tersor.backends.numba.native.program import Context, Program
 from tersor.backends.numba.native.tokens import at_offset, check_tokens, refuse, token_dim
@@ -142,7 +142,7 @@ class _Walk:
                 (x,) = read[i][0]
                 read[i] = ((x.narrowed(dim, x.shape[dim] - 1, 1),), {})
         for b in self.builders:  # the input of the logits is cut, so that nobody rounds all of it before
-            b.readers = () if self.head in node.users else readers(self.plan.graph, node)
+            b.readers = () if self.head in reading(node) else readers(self.plan.graph, node)
         results = tuple(
             compute(b, self.plan.handlers, target, *self._settled(b, node, target, given))
             for b, given in zip(self.builders, read, strict=True)

@@ -67,9 +67,15 @@ def build(
     return builder.finish(outputs)
 
 
+def reading(node: fx.Node) -> list[fx.Node]:
+    """The nodes that read a node, or a part of what it gives."""
+    parts = (reading(user) if user.target is operator.getitem else [user] for user in node.users)
+    return [user for part in parts for user in part]
+
+
 def readers(graph: fx.GraphModule, node: fx.Node) -> tuple[Any, ...]:
-    """The modules and operators that read the node."""
-    users = ((user.op, str(user.target), user.target) for user in node.users)
+    """The modules and operators that read the node, or a part of what it gives."""
+    users = ((user.op, str(user.target), user.target) for user in reading(node))
     return tuple(graph.get_submodule(path) if op == "call_module" else target for op, path, target in users)
 
 

@@ -8,25 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tersor.backends.numba.decodermodules import RootNorm, Rotary
-from tersor.backends.numba.decodersteps import root_norm_step, rotary_step
-from tersor.backends.numba.features import level_named
+from tersor.backends.numba.decodermodules import Rotary
+from tersor.backends.numba.decodersteps import rotary_step
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
 from tersor.backends.numba.native.values import Value
 from tersor.backends.numba.tensorsteps import broadcast
-
-
-def _root_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
-    norm: RootNorm = module
-    (x,) = args
-    fits = x.shape[-1] % level_named(b.level).lanes == 0 and x.numel
-    if not fits or x.dtype is not torch.float32 or norm.weight.dtype is not torch.float32:
-        return NotImplemented
-    x = b.dense(x)
-    y = b.new(x.shape)
-    b.step(root_norm_step(b.level, x, b.keep(norm.weight), y, norm.epsilon))
-    return y
 
 
 def _rotary(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
@@ -46,4 +33,4 @@ def _adjacent(b: Builder, value: Value) -> Value:
     return value if value.stride[-1] == 1 else b.dense(value)
 
 
-HANDLERS: Mapping[Any, Handler] = {RootNorm: _root_norm, Rotary: _rotary}
+HANDLERS: Mapping[Any, Handler] = {Rotary: _rotary}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tersor.backends.numba.decodermodules import RootNorm
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.fusedsteps import (
     multiply_round_step,
@@ -23,8 +24,8 @@ from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
 from tersor.backends.numba.native.values import Value
-from tersor.backends.numba.norm import AddLayerNorm
-from tersor.backends.numba.steps import multiply_step, norm_step
+from tersor.backends.numba.norm import AddLayerNorm, SumNorm, normalises_rows
+from tersor.backends.numba.steps import Norm, multiply_step, norm_step
 
 
 def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
@@ -62,14 +63,14 @@ def _sole_linear(b: Builder) -> Layout | None:
     return found[0] if len(found) == len(b.readers) == 1 else None
 
 
-def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> Any:
+def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> Any:
+    """(z, norm(z)) with z = x + other, which is x if there is no other; without a bias by the root mean square."""
     columns = x.shape[-1]
     fits = columns % level_named(b.level).lanes == 0 and x.dtype is torch.float32 and weight.dtype is torch.float32
     if not fits or not x.numel:
         return NotImplemented
     second, period = None, 1
     if other is not None:
-        other = b.value(other)
         if other.dtype is not torch.float32:
             return NotImplemented
         if other.numel > x.numel:
@@ -79,17 +80,16 @@ def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Te
             return NotImplemented
         second = b.dense(other).ref
     x = b.dense(x)
-    y = b.new(x.shape)
-    weights = (b.keep(weight), b.keep(bias))
-    rows = (prod(x.shape[:-1]), columns)
-    operands = (x.ref, 0 if second is None else second, period, weights, y.ref, epsilon)
+    y, z = b.new(x.shape), x if second is None else b.new(x.shape)
+    shape, weights = (prod(x.shape[:-1]), columns), (b.keep(weight), 0 if bias is None else b.keep(bias))
+    norm = Norm(shape, x.ref, second or 0, period, *weights, z.ref, y.ref, epsilon, bias is None)
     reader = next((r for r in _linears(b) if r.columns == columns and rounds_whole(r)), None)
     if reader is None:
-        b.step(norm_step(b.level, rows, *operands))
+        b.step(norm_step(b.level, norm))
     else:
         places = b.will_round(y, reader)
-        b.step(norm_round_step(b.level, rows, *operands, reader, (places.q, places.records)))
-    return y
+        b.step(norm_round_step(b.level, norm, reader, (places.q, places.records)))
+    return z, y
 
 
 def _repeats(shape: tuple[int, ...], other: Value) -> int:
@@ -103,18 +103,35 @@ def _repeats(shape: tuple[int, ...], other: Value) -> int:
 def _add_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
     norm: AddLayerNorm = module
     x, other = (b.value(x) for x in args)
-    return _norm(b, x, other, norm.weight, norm.bias, norm.epsilon)
+    found = _norm(b, x, other, norm.weight, norm.bias, norm.epsilon)
+    return found if found is NotImplemented else found[1]
 
 
-def _layer_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
-    norm: nn.LayerNorm = module
-    if len(norm.normalized_shape) != 1 or norm.weight is None or norm.bias is None:
-        return NotImplemented
-    return _norm(b, args[0], None, norm.weight, norm.bias, norm.eps)
+def _parameters(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, float] | None:
+    """(weight, bias, epsilon) of a norm that `_norm` takes."""
+    if isinstance(norm, RootNorm):
+        return norm.weight, None, norm.epsilon
+    if not isinstance(norm, nn.LayerNorm) or not normalises_rows(norm):
+        return None
+    return norm.weight, norm.bias, norm.eps
+
+
+def _plain_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    parameters = _parameters(module)
+    found = NotImplemented if parameters is None else _norm(b, args[0], None, *parameters)
+    return found if found is NotImplemented else found[1]
+
+
+def _sum_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+    parameters = _parameters(module.norm)
+    x, other = (b.value(x) for x in args)
+    return NotImplemented if parameters is None else _norm(b, x, other, *parameters)
 
 
 HANDLERS: Mapping[Any, Handler] = {
     QuantizedLinear: _linear,
     AddLayerNorm: _add_norm,
-    nn.LayerNorm: _layer_norm,
+    SumNorm: _sum_norm,
+    nn.LayerNorm: _plain_norm,
+    RootNorm: _plain_norm,
 }
