@@ -24,13 +24,12 @@ def rounds_whole(reader: Layout) -> bool:
     return reader.activation_span == reader.group and reader.padded == reader.columns
 
 
-def rounds_itself(level: str, layout: Layout, reader: Layout, gated: bool = False) -> bool:
+def rounds_itself(level: str, layout: Layout, reader: Layout) -> bool:
     """Whether `multiply_round_step` takes this linear and the linear that reads its result: its input must have groups,
     which are whole panels.
     """
-    whole = layout.rows == reader.columns * (2 if gated else 1)
     grouped = bool(reader.activation_group) and rounds_whole(reader)
-    return whole and grouped and reader.group % level_named(level).panel == 0
+    return layout.rows == reader.columns and grouped and reader.group % level_named(level).panel == 0
 
 
 def needs_total(reader: Layout) -> bool:
@@ -43,7 +42,6 @@ def multiply_round_step(
     layout: Layout,
     reader: Layout,
     activation: Activation,
-    gated: bool,
     rows: int,
     rounded: tuple[Operand, Operand],
     weights: tuple[Operand, Operand, Operand, Operand],
@@ -52,16 +50,15 @@ def multiply_round_step(
     """The result (q, records) that `reader` multiplies, from rounded activations (q, records) and packed (codes, scale,
     shift, bias); see `rounds_itself`.
 
-    With z = x @ w^T + bias: activation(z), or activation(z[:, :n]) * z[:, n:] if gated. GELU is within 7.4e-5 |z|.
+    activation(z) with z = x @ w^T + bias. GELU is within 7.4e-5 |z|.
     """
-    spec = MultiplyRoundSpec(
-        LinearSpec(level, layout.bits, layout.kind, layout.shifted), RoundSpec(level, activation, gated)
-    )
+    linear = LinearSpec(level, layout.bits, layout.kind, layout.shifted)
+    spec = MultiplyRoundSpec(linear, RoundSpec(level, activation))
     block = min(max(rows, 1), _ROWS)
     described = level_named(level)
-    work = 4 * block * reader.group * (2 if gated else 1)
+    work = 4 * block * reader.group
     work += max(round_work(described, reader.group), panel_work(described, layout))
-    cost = panel_cost(described, layout, reader.group * (2 if gated else 1), block) + block * reader.group
+    cost = panel_cost(described, layout, reader.group, block) + block * reader.group
     shape = (layout.group, layout.groups, block)
     target = (*result, reader.group, reader.groups)
     units = -(-rows // block) * reader.groups

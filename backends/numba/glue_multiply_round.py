@@ -15,7 +15,7 @@ from tersor.backends.numba.memorykernels import make_load
 from tersor.backends.numba.microkernels import LinearSpec, make_panel
 from tersor.backends.numba.rounding import RoundSpec, make_round
 
-SPEC = MultiplyRoundSpec(LinearSpec("generic", 8, "row", False), RoundSpec("generic", "none", False))
+SPEC = MultiplyRoundSpec(LinearSpec("generic", 8, "row", False), RoundSpec("generic"))
 
 LEVEL = level_named(SPEC.linear.level)
 PANEL = LEVEL.panel
@@ -24,15 +24,13 @@ rounded = make_round(SPEC.rounding)
 load = make_load(LEVEL)
 PER_GROUP = SPEC.linear.kind == "group"
 WIDTH = SPEC.linear.width
-PARTS = 2 if SPEC.rounding.gated else 1
 
 
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
     """Operands: rows, q, records, codes, scale, shift, bias, group, groups, rows a block; then of the result q,
-    records, group, groups. Unit u is group u % groups of row block u // groups. If gated, the outputs are
-    those of the gate, then as many to be multiplied with them. `work` holds the floats of a unit, then what rounding
-    and panel kernel need.
+    records, group, groups. Unit u is group u % groups of row block u // groups. `work` holds the floats of a unit, then
+    what rounding and panel kernel need.
     """
     rows, q, records = load(operands), load(operands + 8), load(operands + 16)
     codes, scale, shift, bias = load(operands + 24), load(operands + 32), load(operands + 40), load(operands + 48)
@@ -45,15 +43,14 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     panel_codes = padded * PANEL * WIDTH // 8
     panel_scales = 4 * PANEL * (groups if PER_GROUP else 1)
     stride = 4 * out_group
-    part = block * stride
-    scratch = work + PARTS * part
+    scratch = work + block * stride
     panels = out_group // PANEL
     for unit in range(first, last):
         start = unit // out_groups * block
         g = unit % out_groups
         count = min(block, rows - start)
-        for i in range(PARTS * panels):
-            p = (i // panels * out_groups + g) * panels + i % panels
+        for i in range(panels):
+            p = g * panels + i
             multiply(
                 count,
                 q + start * padded,
@@ -64,7 +61,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
                 scale + p * panel_scales,
                 shift + p * panel_scales,
                 bias + 4 * PANEL * p,
-                work + i // panels * part + 4 * PANEL * (i % panels),
+                work + 4 * PANEL * i,
                 stride,
                 group // STEP,
                 groups,
@@ -75,7 +72,6 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
             count,
             work,
             stride,
-            work + part,
             out_group,
             out + start * out_group * out_groups + g * out_group,
             out_group * out_groups,

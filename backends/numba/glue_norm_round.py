@@ -15,7 +15,7 @@ from tersor.backends.numba.quantiser import make_total
 from tersor.backends.numba.rounding import RoundSpec, make_round
 from tersor.backends.numba.rowkernels import NormSpec, make_norm
 
-SPEC = NormRoundSpec(NormSpec("generic"), RoundSpec("generic", "none", False))
+SPEC = NormRoundSpec(NormSpec("generic"), RoundSpec("generic"))
 
 LEVEL = level_named(SPEC.norm.level)
 LANES = LEVEL.lanes
@@ -53,7 +53,6 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
                 count,
                 y + size * start + 4 * group * g,
                 size,
-                0,
                 group,
                 q + columns * start + group * g,
                 columns,

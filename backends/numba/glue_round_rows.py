@@ -37,6 +37,6 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         for g in range(groups):
             source = x + start * stride + 4 * group * g
             slot = record + 4 * g
-            rounded(count, source, stride, 0, group, codes + group * g, padded, slot, record_size, groups, work)
+            rounded(count, source, stride, group, codes + group * g, padded, slot, record_size, groups, work)
         for m in range(count):
             total(record + m * record_size, groups)

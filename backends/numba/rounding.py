@@ -21,15 +21,14 @@ from tersor.backends.numba.quantiser import CENTER, QMAX
 
 @dataclass(frozen=True)
 class RoundSpec:
-    """The rounding of activation(y), times a second operand if `gated`, compiled for a level."""
+    """The rounding of activation(y), compiled for a level."""
 
     level: str
     activation: Activation = "none"
-    gated: bool = False
 
     @property
     def name(self) -> str:
-        return f"round_{self.level}_{self.activation}{'_gated' if self.gated else ''}"
+        return f"round_{self.level}_{self.activation}"
 
 
 def round_work(level: Level, group: int) -> int:
@@ -57,8 +56,8 @@ class _Rounding:
         self.e, self.spec = e, spec
         self.lanes = e.level.lanes
         self.size = 4 * self.lanes
-        self.y, self.y_stride, self.other, self.group, self.q, self.q_stride = arguments[:6]
-        self.record, self.record_stride, groups, work = arguments[6:]
+        self.y, self.y_stride, self.group, self.q, self.q_stride = arguments[:5]
+        self.record, self.record_stride, groups, work = arguments[5:]
         self.plane = e.times(groups, 4)
         self.held = work
         self.partial = e.at(work, e.times(self.group, self.size))
@@ -102,14 +101,11 @@ class _Rounding:
             return e.at(self.held, e.times(b.mul(lane, self.group), 4))
 
         def activate(lane: Value, row: Value) -> None:
-            offset = e.times(self.y_stride, row)
-            source, second, target = e.at(self.y, offset), e.at(self.other, offset), line(lane)
+            source, target = e.at(self.y, e.times(self.y_stride, row)), line(lane)
 
             def one(column: Value, bits: Value) -> Value:
                 place = e.times(column, 4)
                 value = self.function(e.load_floats(e.at(source, place)))
-                if self.spec.gated:
-                    value = b.fmul(value, e.load_floats(e.at(second, place)))
                 e.store(e.at(target, place), value)
                 return e.maximum_int(bits, e.absolute_bits(value))
 
@@ -150,10 +146,9 @@ class _Rounding:
 
 
 def make_round(spec: RoundSpec) -> Any:
-    """round(count, y, y_stride, other, group, q, q_stride, record, record_stride, groups, work).
+    """round(count, y, y_stride, group, q, q_stride, record, record_stride, groups, work).
 
-    With z[m, j] = activation(y[m, j]) (times other[m, j] if gated) for `count` rows and the `group` columns of one
-    group (a multiple of STEP):
+    With z[m, j] = activation(y[m, j]) for `count` rows and the `group` columns of one group (a multiple of STEP):
 
         a[m] = max_j |z[m, j]| / 127,  q[m, j] = z[m, j] / a[m] to the nearest integer, ties to even
 
@@ -163,7 +158,7 @@ def make_round(spec: RoundSpec) -> Any:
     """
     level = level_named(spec.level)
 
-    @kernel(level, 11)
+    @kernel(level, 10)
     def rounded(e: Emitter, count: Value, *arguments: Value) -> None:
         b = e.b
         rounding = _Rounding(e, spec, arguments)

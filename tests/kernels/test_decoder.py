@@ -158,12 +158,14 @@ def test_a_norm_before_a_block_takes_the_addition_and_the_rounding_over(kind: An
             return x + other
 
     torch.manual_seed(0)
-    module, example = Before().eval(), {"x": torch.randn(2, 5, 64), "other": torch.randn(1, 5, 64)}
+    module, example = Before().eval(), {"x": torch.randn(2, 9, 64), "other": torch.randn(1, 9, 64)}
     for norm in module.norms:
         nn.init.normal_(norm.weight)
     policy = tersor.Policy.parse("for linear choose int8(activations = 64)")
     native = tersor.compile(module, policy, example, backend="numba").module
     assert steps(native.graph_module, *example.values()) == 2 * ["norm and round", "multiply"] + ["add"]
+    few = [x[:1, :2].contiguous() for x in example.values()]  # rounded one by one
+    assert steps(native.graph_module, *few) == 2 * ["norm", "quantise", "multiply"] + ["add"]
     with torch.inference_mode():
         exact = module(**example)
         assert float((native(**example) - exact).norm() / exact.norm()) < 0.01

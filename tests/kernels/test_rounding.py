@@ -81,7 +81,7 @@ def assert_equal(actual: Rounded, wanted: Rounded) -> None:
 
 
 def through_linear(
-    level: str, rows: int, layout: Layout, reader: Layout, activation: Activation, gated: bool, seed: int
+    level: str, rows: int, layout: Layout, reader: Layout, activation: Activation, seed: int
 ) -> tuple[Rounded, torch.Tensor]:
     """(what the fused step leaves, the floats before the activation)."""
     matrix = random_matrix(layout.rows, layout.columns, layout.width, layout.weight_group, layout.shifted, seed)
@@ -106,7 +106,7 @@ def through_linear(
     steps = (
         quantise_step(level, layout, rows, x.data_ptr(), 4 * layout.columns, *given),
         multiply_step(level, layout, "none", rows, given, weights, y.data_ptr()),  # type: ignore[arg-type]
-        multiply_round_step(level, layout, reader, activation, gated, rows, given, weights, result),  # type: ignore[arg-type]
+        multiply_round_step(level, layout, reader, activation, rows, given, weights, result),  # type: ignore[arg-type]
     )
     run_now(level, steps)
     return read(out, out_records, reader, rows), y
@@ -128,7 +128,7 @@ def test_a_linear_rounds_what_it_would_store(
     layout = Layout(groups * group, columns, width, 64 if width == 4 else 0, 64, False)
     reader = Layout(10, groups * group, 4, group, group, True)
     assert rounds_itself(level, layout, reader)
-    actual, y = through_linear(level, rows, layout, reader, "none", False, seed)
+    actual, y = through_linear(level, rows, layout, reader, "none", seed)
     assert_equal(actual, rounded(y, group))
 
 
@@ -136,18 +136,9 @@ def test_a_linear_rounds_what_it_would_store(
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 def test_with_an_activation(activation: Activation, rows: int) -> None:
     layout, reader = Layout(192, 96, 8, 0, 64), Layout(10, 192, 8, 0, 64)
-    actual, y = through_linear(FASTEST, rows, layout, reader, activation, False, 0)
+    actual, y = through_linear(FASTEST, rows, layout, reader, activation, 0)
     wanted = activate(y.double(), activation).numpy()
     allowed = np.repeat(actual.scale, 64, 1) * 0.5001 + (GELU if activation == "gelu" else 3e-7) * np.abs(y.numpy())
-    assert (np.abs(actual.values(64) - wanted) <= allowed + 1e-6).all()
-
-
-def test_gated() -> None:
-    layout, reader = Layout(2 * 128, 96, 8, 0, 64), Layout(10, 128, 8, 0, 64)
-    assert rounds_itself(FASTEST, layout, reader, gated=True)
-    actual, y = through_linear(FASTEST, 21, layout, reader, "silu", True, 0)
-    wanted = (F.silu(y[:, :128].double()) * y[:, 128:].double()).numpy()
-    allowed = np.repeat(actual.scale, 64, 1) * 0.5001 + 3e-7 * np.abs(wanted)
     assert (np.abs(actual.values(64) - wanted) <= allowed + 1e-6).all()
 
 
@@ -169,7 +160,7 @@ def test_short_gelu_keeps_its_bound() -> None:
     weights = tuple(tensor.data_ptr() for tensor in packed)
     steps = (
         quantise_step(FASTEST, layout, rows, values.data_ptr(), 4, *given),
-        multiply_round_step(FASTEST, layout, reader, "gelu", False, rows, given, weights, result),  # type: ignore[arg-type]
+        multiply_round_step(FASTEST, layout, reader, "gelu", rows, given, weights, result),  # type: ignore[arg-type]
     )
     run_now(FASTEST, steps)
     actual = read(out, out_records, reader, rows)
@@ -239,13 +230,12 @@ def test_nan_makes_the_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reader", "gated"),
+    "reader",
     [
-        (Layout(10, 128, 8), False),  # one scale a row
-        (Layout(10, 96, 8, 0, 32), False),  # other columns
-        (Layout(10, 128, 8, 0, 96), False),  # a partial group
-        (Layout(10, 128, 8, 0, 64), True),  # half the outputs
+        Layout(10, 128, 8),  # one scale a row
+        Layout(10, 96, 8, 0, 32),  # other columns
+        Layout(10, 128, 8, 0, 96),  # a partial group
     ],
 )
-def test_what_a_linear_cannot_round(reader: Layout, gated: bool) -> None:
-    assert not rounds_itself(FASTEST, Layout(128, 64, 8, 0, 64), reader, gated)
+def test_what_a_linear_cannot_round(reader: Layout) -> None:
+    assert not rounds_itself(FASTEST, Layout(128, 64, 8, 0, 64), reader)

@@ -45,7 +45,7 @@ def _linear(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]
     if reader is not None and rounds_itself(b.level, layout, reader):
         places = b.will_round(y, reader)
         result = (places.q, places.records)
-        b.step(multiply_round_step(b.level, layout, reader, linear.activation, False, rows, *operands, result))
+        b.step(multiply_round_step(b.level, layout, reader, linear.activation, rows, *operands, result))
         if needs_total(reader):
             b.step(total_step(b.level, reader, rows, places.records))
     else:
@@ -84,7 +84,7 @@ def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Te
     shape, weights = (prod(x.shape[:-1]), columns), (b.keep(weight), 0 if bias is None else b.keep(bias))
     norm = Norm(shape, x.ref, second or 0, period, *weights, z.ref, y.ref, epsilon, bias is None)
     reader = next((r for r in _linears(b) if r.columns == columns and rounds_whole(r)), None)
-    if reader is None:
+    if reader is None or shape[0] < level_named(b.level).lanes:  # it rounds as many rows at once
         b.step(norm_step(b.level, norm))
     else:
         places = b.will_round(y, reader)
