@@ -20,9 +20,9 @@ class Level:
 
     `lanes` 32-bit lanes a vector; a panel is `strips` vectors of outputs; a tile is so many rows by one panel.
     `row_tiles` keeps one integer accumulator per output, `group_tiles` an integer and a floating one. So does
-    `activation_tiles`, for weights with one scale a row; where it has more rows, the floating ones lie in memory while
-    a group is summed. All descend and end in 1. `products` is about how many multiply-adds of bytes a core does in a
-    nanosecond.
+    `short_tiles`, for weights with one scale a row whose products are summed in 16 bits first; where it has more rows,
+    the floating ones lie in memory while a group is summed. All descend and end in 1. `products` is about how many
+    multiply-adds of bytes a core does in a nanosecond.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Level:
     strips: int
     row_tiles: tuple[int, ...]
     group_tiles: tuple[int, ...]
-    activation_tiles: tuple[int, ...]
+    short_tiles: tuple[int, ...]
     dot: Dot
     products: float
     needs: frozenset[str]

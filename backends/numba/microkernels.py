@@ -23,7 +23,7 @@ from typing import Any
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
 from tersor.backends.numba.features import Level, level_named
 from tersor.backends.numba.layout import STEP, Kind, Layout, width_of
-from tersor.backends.numba.tiles import LINE, Ahead, Tile, emit_expand, spread
+from tersor.backends.numba.tiles import LINE, Ahead, Tile, dots_in_short, emit_expand, spread
 
 _UNPACKING = {16: 4, 8: 2, 4: 2}  # rows of a tile that still leave registers to unpack in, by lanes
 _ASKED = 16  # cache lines that a tile asks for ahead in STEP columns, among its products
@@ -78,9 +78,9 @@ class _Panel:
         self.bias, self.y, self.y_stride, self.steps, self.groups, self.work, self.next = arguments[7:]
         self.plane = e.times(self.groups, 4)
         self.levels = e.load_ints(self.shift) if spec.looked_up else None
-        level = e.level
-        tiles = {"row": level.row_tiles, "group": level.group_tiles, "activation": level.activation_tiles}
-        self.sizes = tiles[spec.kind]
+        self.sizes = e.level.row_tiles if spec.kind == "row" else e.level.group_tiles
+        if spec.kind == "activation" and dots_in_short(e.level, spec.multiplied):
+            self.sizes = e.level.short_tiles
 
     def emit(self, count: Value) -> None:
         e, b = self.e, self.e.b
