@@ -3,7 +3,8 @@
     python -m tests.benchmarks.bench_linears [--tokens 1 8 32 128 512] [--threads 1 2] [--large] [--out FOLDER]
 
 All contenders of a row are timed in turns in one process, after the ceilings of the machine. A call computes COPIES
-products, each with weights and an input of its own, as a model does; times are those of one. The limit of a row is
+products, each with weights and an input of its own, as a model does, with inputs and outputs that are bound beforehand
+where a runtime can do that; times are those of one. The limit of a row is
 max(operations / peak, bytes of the weights / read bandwidth at as many bytes as a call reads), the peak being that of
 codes of as many bits. A ratio is the time of the best peer of 4 bits, or of more (whatever its grouping) over ours, by
 least and by median times: above 1 we are faster.
