@@ -63,8 +63,13 @@ def _sole_linear(b: Builder) -> Layout | None:
     return found[0] if len(found) == len(b.readers) == 1 else None
 
 
-def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> Any:
-    """(z, norm(z)) with z = x + other, which is x if there is no other; without a bias by the root mean square."""
+def _norm(
+    b: Builder, x: Value, other: Any, parameters: tuple[torch.Tensor, torch.Tensor | None, float], keeps: bool = False
+) -> Any:
+    """norm(z) with z = x + other, if there is another, or (z, norm(z)) if it `keeps` z. `parameters` are a weight, a
+    bias and epsilon; without a bias it is by the root mean square.
+    """
+    weight, bias, epsilon = parameters
     columns = x.shape[-1]
     fits = columns % level_named(b.level).lanes == 0 and x.dtype is torch.float32 and weight.dtype is torch.float32
     if not fits or not x.numel:
@@ -80,7 +85,8 @@ def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Te
             return NotImplemented
         second = b.dense(other).ref
     x = b.dense(x)
-    y, z = b.new(x.shape), x if second is None else b.new(x.shape)
+    y = b.new(x.shape)
+    z = b.new(x.shape) if keeps else y
     shape, weights = (prod(x.shape[:-1]), columns), (b.keep(weight), 0 if bias is None else b.keep(bias))
     norm = Norm(shape, x.ref, second or 0, period, *weights, z.ref, y.ref, epsilon, bias is None)
     reader = next((r for r in _linears(b) if r.columns == columns and rounds_whole(r)), None)
@@ -89,7 +95,7 @@ def _norm(b: Builder, x: Value, other: Any, weight: torch.Tensor, bias: torch.Te
     else:
         places = b.will_round(y, reader)
         b.step(norm_round_step(b.level, norm, reader, (places.q, places.records)))
-    return z, y
+    return (z, y) if keeps else y
 
 
 def _repeats(shape: tuple[int, ...], other: Value) -> int:
@@ -103,8 +109,7 @@ def _repeats(shape: tuple[int, ...], other: Value) -> int:
 def _add_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
     norm: AddLayerNorm = module
     x, other = (b.value(x) for x in args)
-    found = _norm(b, x, other, norm.weight, norm.bias, norm.epsilon)
-    return found if found is NotImplemented else found[1]
+    return _norm(b, x, other, (norm.weight, norm.bias, norm.epsilon))
 
 
 def _parameters(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, float] | None:
@@ -118,14 +123,13 @@ def _parameters(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, flo
 
 def _plain_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
     parameters = _parameters(module)
-    found = NotImplemented if parameters is None else _norm(b, args[0], None, *parameters)
-    return found if found is NotImplemented else found[1]
+    return NotImplemented if parameters is None else _norm(b, args[0], None, parameters)
 
 
 def _sum_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
     parameters = _parameters(module.norm)
     x, other = (b.value(x) for x in args)
-    return NotImplemented if parameters is None else _norm(b, x, other, *parameters)
+    return NotImplemented if parameters is None else _norm(b, x, other, parameters, keeps=True)
 
 
 HANDLERS: Mapping[Any, Handler] = {
