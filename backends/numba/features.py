@@ -30,10 +30,10 @@ class Level:
     strips: int
     row_tiles: tuple[int, ...]
     group_tiles: tuple[int, ...]
-    short_tiles: tuple[int, ...]
     dot: Dot
     products: float
     needs: frozenset[str]
+    short_tiles: tuple[int, ...] = ()
 
     @property
     def panel(self) -> int:
@@ -45,11 +45,11 @@ _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 
 # From fast to slow. The tiles fill the 32 (AVX-512) or 16 vector registers.
 LEVELS: tuple[Level, ...] = (
-    Level("avx512vnni", 16, 4, (6, 4, 2, 1), (3, 2, 1), (3, 2, 1), "vpdpbusd", 200.0, _AVX512 | {"avx512vnni"}),
-    Level("avx512", 16, 4, (4, 2, 1), (2, 1), (2, 1), "pmaddwd", 120.0, _AVX512),
-    Level("avxvnni", 8, 2, (5, 2, 1), (2, 1), (2, 1), "vpdpbusd", 100.0, frozenset({"avx2", "fma", "avxvnni"})),
-    Level("avx2", 8, 2, (4, 2, 1), (2, 1), (4, 2, 1), "pmaddwd", 80.0, frozenset({"avx2", "fma"})),
-    Level("generic", 4, 2, (2, 1), (2, 1), (2, 1), "generic", 20.0, frozenset()),
+    Level("avx512vnni", 16, 4, (6, 4, 2, 1), (3, 2, 1), "vpdpbusd", 200.0, _AVX512 | {"avx512vnni"}),
+    Level("avx512", 16, 4, (4, 2, 1), (2, 1), "pmaddwd", 120.0, _AVX512, short_tiles=(2, 1)),
+    Level("avxvnni", 8, 2, (5, 2, 1), (2, 1), "vpdpbusd", 100.0, frozenset({"avx2", "fma", "avxvnni"})),
+    Level("avx2", 8, 2, (4, 2, 1), (2, 1), "pmaddwd", 80.0, frozenset({"avx2", "fma"}), short_tiles=(4, 2, 1)),
+    Level("generic", 4, 2, (2, 1), (2, 1), "generic", 20.0, frozenset()),
 )
 
 

@@ -9,11 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import fx, nn
 
-from tersor.backends.numba.decodermodules import RootNorm
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.inturn import InTurn
 from tersor.backends.numba.linear import QuantizedLinear
-from tersor.backends.numba.norm import AddLayerNorm, SumNorm, normalises_rows
+from tersor.backends.numba.norm import AddLayerNorm, SumNorm, parameters
 
 aten = torch.ops.aten
 
@@ -124,7 +123,7 @@ def fuse_norms(module: fx.GraphModule, level: str) -> None:
         calls[str(node.target)].append(node)
     for path, nodes in calls.items():
         norm = module.get_submodule(path)
-        if not isinstance(norm, nn.LayerNorm) or not normalises_rows(norm):
+        if not isinstance(norm, nn.LayerNorm) or parameters(norm) is None:
             continue
         if not all(_reads_sum(node) and len(node.args[0].users) == 1 for node in nodes):  # type: ignore[union-attr]
             continue
@@ -139,9 +138,7 @@ def fuse_sums(module: fx.GraphModule) -> None:
     """A normalisation of a sum that others read too takes the addition over, and gives the sum as well."""
     for i, node in enumerate(module.graph.find_nodes(op="call_module")):
         norm = module.get_submodule(str(node.target))
-        if not isinstance(norm, RootNorm) and not (isinstance(norm, nn.LayerNorm) and normalises_rows(norm)):
-            continue
-        if not _reads_sum(node):
+        if parameters(norm) is None or not _reads_sum(node):
             continue
         total: Any = node.args[0]
         module.add_submodule(f"sum_norm_{i}", SumNorm(norm))

@@ -8,10 +8,22 @@ from torch import Tensor, nn
 from tersor.backends.numba import ops
 from tersor.backends.numba.decodermodules import RootNorm
 
+Parameters = tuple[Tensor, Tensor | None, float]
+"""Weight, bias and epsilon of a norm; without a bias it is by the root mean square."""
 
-def normalises_rows(norm: nn.LayerNorm) -> bool:
-    """Whether it is over the last dimension only, with a weight and a bias."""
-    return len(norm.normalized_shape) == 1 and norm.weight is not None and norm.bias is not None
+
+def parameters(norm: nn.Module) -> Parameters | None:
+    """Those of a norm over the last dimension that has a weight, and a bias unless it is by the root mean square."""
+    if isinstance(norm, RootNorm):
+        return norm.weight, None, norm.epsilon
+    if (
+        not isinstance(norm, nn.LayerNorm)
+        or len(norm.normalized_shape) != 1
+        or norm.weight is None
+        or norm.bias is None
+    ):
+        return None
+    return norm.weight, norm.bias, norm.eps
 
 
 class AddLayerNorm(nn.Module):
@@ -34,7 +46,7 @@ class AddLayerNorm(nn.Module):
 class SumNorm(nn.Module):
     """(z, norm(z)) with z = x + other, for a norm before a block, past which z goes on."""
 
-    def __init__(self, norm: nn.LayerNorm | RootNorm) -> None:
+    def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
 

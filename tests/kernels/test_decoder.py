@@ -143,6 +143,16 @@ def test_root_norm(rows: int, vectors: int, epsilon: float) -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)
 
 
+def test_torchs_own_root_norm_is_found_with_its_epsilon() -> None:
+    norm, x = nn.RMSNorm(16), torch.randn(3, 16) * 1e-4  # so small that its epsilon, that of a float32, counts
+    nn.init.normal_(norm.weight)
+    policy = tersor.Policy.parse("for linear choose int8()")
+    native = tersor.compile(nn.Sequential(norm, nn.Linear(16, 16)), policy, {"input": x}).module
+    assert steps(native.graph_module, x)[0] == "norm"
+    (found,) = (part for part in native.graph_module.lowered.modules() if isinstance(part, RootNorm))
+    torch.testing.assert_close(found(x), norm(x), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
 def test_a_norm_before_a_block_takes_the_addition_and_the_rounding_over(kind: Any) -> None:
     class Before(nn.Module):

@@ -23,8 +23,8 @@ from tersor.backends.numba.layout import Layout
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.builder import Builder
 from tersor.backends.numba.native.graph import Handler
-from tersor.backends.numba.native.values import Value
-from tersor.backends.numba.norm import AddLayerNorm, SumNorm, normalises_rows
+from tersor.backends.numba.native.values import Operand, Value
+from tersor.backends.numba.norm import AddLayerNorm, Parameters, SumNorm, parameters
 from tersor.backends.numba.steps import Norm, multiply_step, norm_step
 
 
@@ -63,18 +63,15 @@ def _sole_linear(b: Builder) -> Layout | None:
     return found[0] if len(found) == len(b.readers) == 1 else None
 
 
-def _norm(
-    b: Builder, x: Value, other: Any, parameters: tuple[torch.Tensor, torch.Tensor | None, float], keeps: bool = False
-) -> Any:
-    """norm(z) with z = x + other, if there is another, or (z, norm(z)) if it `keeps` z. `parameters` are a weight, a
-    bias and epsilon; without a bias it is by the root mean square.
-    """
-    weight, bias, epsilon = parameters
+def _norm(b: Builder, x: Value, other: Value | None, given: Parameters, keeps: bool = False) -> Any:
+    """norm(z) with z = x + other, if there is another, or (z, norm(z)) if it `keeps` z."""
+    weight, bias, epsilon = given
     columns = x.shape[-1]
     fits = columns % level_named(b.level).lanes == 0 and x.dtype is torch.float32 and weight.dtype is torch.float32
     if not fits or not x.numel:
         return NotImplemented
-    second, period = None, 1
+    second: Operand = 0
+    period = 1
     if other is not None:
         if other.dtype is not torch.float32:
             return NotImplemented
@@ -88,7 +85,7 @@ def _norm(
     y = b.new(x.shape)
     z = b.new(x.shape) if keeps else y
     shape, weights = (prod(x.shape[:-1]), columns), (b.keep(weight), 0 if bias is None else b.keep(bias))
-    norm = Norm(shape, x.ref, second or 0, period, *weights, z.ref, y.ref, epsilon, bias is None)
+    norm = Norm(shape, x.ref, second, period, *weights, z.ref, y.ref, epsilon, bias is None)
     reader = next((r for r in _linears(b) if r.columns == columns and rounds_whole(r)), None)
     if reader is None or shape[0] < level_named(b.level).lanes:  # it rounds as many rows at once
         b.step(norm_step(b.level, norm))
@@ -112,24 +109,15 @@ def _add_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, An
     return _norm(b, x, other, (norm.weight, norm.bias, norm.epsilon))
 
 
-def _parameters(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, float] | None:
-    """(weight, bias, epsilon) of a norm that `_norm` takes."""
-    if isinstance(norm, RootNorm):
-        return norm.weight, None, norm.epsilon
-    if not isinstance(norm, nn.LayerNorm) or not normalises_rows(norm):
-        return None
-    return norm.weight, norm.bias, norm.eps
-
-
 def _plain_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
-    parameters = _parameters(module)
-    return NotImplemented if parameters is None else _norm(b, args[0], None, parameters)
+    found = parameters(module)
+    return NotImplemented if found is None else _norm(b, args[0], None, found)
 
 
 def _sum_norm(b: Builder, module: Any, args: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
-    parameters = _parameters(module.norm)
+    found = parameters(module.norm)
     x, other = (b.value(x) for x in args)
-    return NotImplemented if parameters is None else _norm(b, x, other, parameters, keeps=True)
+    return NotImplemented if found is None else _norm(b, x, other, found, keeps=True)
 
 
 HANDLERS: Mapping[Any, Handler] = {
