@@ -202,7 +202,7 @@ def quantise_kernel(level: str) -> int:
 
 
 def multiply_kernel(level: str, layout: Layout, looked_up: bool = False, resident: bool = False) -> int:
-    spec = LinearSpec(level, layout.bits, layout.kind, layout.shifted, looked_up, resident)
+    spec = LinearSpec(level, layout.bits, layout.kind, layout.shifted, looked_up, resident, layout.room)
     return kernel_address(spec, "glue_multiply")
 
 

@@ -12,7 +12,7 @@ from tersor.backends.numba.native.values import Operand
 from tersor.backends.numba.quantiser import QuantiseSpec
 from tersor.backends.numba.rounding import RoundSpec, round_work
 from tersor.backends.numba.rowkernels import NormSpec
-from tersor.backends.numba.steps import Norm, Step, panel_cost
+from tersor.backends.numba.steps import Norm, Step, panel_cost, raised_bytes
 
 _ROWS = 96  # of a unit: its floats take 24 KiB in groups of 64, and a panel is read once for all of them
 
@@ -52,11 +52,11 @@ def multiply_round_step(
 
     activation(z) with z = x @ w^T + bias. GELU is within 7.4e-5 |z|.
     """
-    linear = LinearSpec(level, layout.bits, layout.kind, layout.shifted)
+    linear = LinearSpec(level, layout.bits, layout.kind, layout.shifted, room=layout.room)
     spec = MultiplyRoundSpec(linear, RoundSpec(level, activation))
     block = min(max(rows, 1), _ROWS)
     described = level_named(level)
-    work = 4 * block * reader.group
+    work = 4 * block * reader.group + raised_bytes(layout, block)
     work += max(round_work(described, reader.group), panel_work(described, layout))
     cost = panel_cost(described, layout, reader.group, block) + block * reader.group
     shape = (layout.group, layout.groups, block)

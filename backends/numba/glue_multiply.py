@@ -11,18 +11,20 @@ from tersor.backends.numba.elementwise import make_copy
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import STEP
 from tersor.backends.numba.memorykernels import make_call, make_load
-from tersor.backends.numba.microkernels import LinearSpec, make_panel
+from tersor.backends.numba.microkernels import LinearSpec, make_panel, make_raise
 
 SPEC = LinearSpec("generic", 8, "row", False)
 
 LEVEL = level_named(SPEC.level)
 PANEL = LEVEL.panel
 multiply = make_panel(SPEC)
+raised = make_raise(LEVEL)
 load = make_load(LEVEL)
 copy = make_copy(LEVEL)
 call = make_call(LEVEL)
 PER_GROUP = SPEC.kind == "group"
 WIDTH = SPEC.width
+SIGNED = SPEC.room > 0
 LOOKED_UP = SPEC.looked_up
 
 
@@ -30,7 +32,8 @@ LOOKED_UP = SPEC.looked_up
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
     """Operands: rows, q, records, codes, scale, shift, bias, y, bytes between its rows, outputs, group, groups,
     activation (an address, or 0), rows a block. Unit u is panel u % panels of row block u // panels; `work` holds a
-    panel of rows of y, for the last panel may be partial, and what the panel kernel needs.
+    panel of rows of y, for the last panel may be partial, and what the panel kernel needs or the activations of the row
+    block as signed codes want them.
     """
     rows, q, records = load(operands), load(operands + 8), load(operands + 16)
     codes, scale, shift = load(operands + 24), load(operands + 32), load(operands + 40)
@@ -41,12 +44,21 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     record_size = 12 * groups + 4
     panel_codes = padded * PANEL * WIDTH // 8
     panel_scales = 4 * PANEL * (groups if PER_GROUP else 1)
+    panel_shifts = 4 * PANEL * groups if SIGNED else panel_scales
+    scratch = work + 4 * PANEL * block
     steps = group // STEP
     panels = (outputs + PANEL - 1) // PANEL
     start, p = first // panels * block, first % panels
+    ready = -1
     for _ in range(first, last):
         after = p + 1 if p + 1 < panels else 0
         count = min(block, rows - start)
+        given = q + start * padded
+        if SIGNED:
+            if ready != start:
+                raised(scratch, given, count * padded)
+                ready = start
+            given = scratch
         width = min(PANEL, outputs - p * PANEL)
         target = y + start * y_stride + 4 * PANEL * p
         stride = y_stride
@@ -55,19 +67,19 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
             stride = 4 * PANEL
         multiply(
             count,
-            q + start * padded,
+            given,
             padded,
             records + start * record_size,
             record_size,
             codes + p * panel_codes,
             scale + p * panel_scales,
-            shift if LOOKED_UP else shift + p * panel_scales,
+            shift if LOOKED_UP else shift + p * panel_shifts,
             bias + 4 * PANEL * p,
             target,
             stride,
             steps,
             groups,
-            work + 4 * PANEL * block,
+            scratch,
             codes + after * panel_codes,
         )
         if activate != 0:

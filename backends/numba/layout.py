@@ -4,9 +4,12 @@ A matrix w[n, k] = scale[n, g] * (code[n, k] - zero[n, g]) is cut into panels of
 consecutive k of one output lie in one 32-bit lane:
 
     codes  [panel][k / (4 * per)][strip][lane][4]      uint8, `per` = 8 // width k-quads share a byte, the first in the
-    low bits scale  [panel][group][strip * lane]                float32
+    low bits
+    scale  [panel][group][strip * lane]                float32
     shift  [panel][group][strip * lane]                float32, scale * (center - zero); absent if every zero is the
     center
+    starts [panel][group][strip * lane]                int32, -128 * sum of (code - center); with `room`, where codes
+    are kept as code - center
 
 with center = 2^(bits - 1). Padded codes meet padded activations, which are 0; padded outputs have scale 0.
 """
@@ -18,9 +21,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tersor.backends.numba.features import Level
 from tersor.compiler.errors import RequestError
+from tersor.compiler.stores.sums import room_of
 
 Kind = Literal["row", "activation", "group"]
 
@@ -38,7 +43,8 @@ class Layout:
     """Shape and grouping of one matrix of codes below 2^bits.
 
     `weight_group` is the number of columns that share a weight scale (0: the whole row), `activation_group` the number
-    that share an activation scale (0: the whole row).
+    that share an activation scale (0: the whole row). `room` products of these very codes with bytes fit 16 bits (see
+    `compiler.stores.sums`); 0: as many as of any codes.
     """
 
     rows: int
@@ -47,8 +53,11 @@ class Layout:
     weight_group: int = 0
     activation_group: int = 0
     shifted: bool = False
+    room: int = 0
 
     def __post_init__(self) -> None:
+        if self.room and (width_of(self.bits) < 8 or self.shifted):
+            raise RequestError(f"codes of {self.bits} bits{' with a shift' * self.shifted} are not kept signed")
         width_of(self.bits)
         if not 1 <= self.columns <= MAX_COLUMNS or self.rows < 1:
             raise RequestError(
@@ -175,12 +184,23 @@ class AffineCodes:
         return self.scale * move if bool(move.any()) else None
 
 
+def room_for(codes: AffineCodes, level: Level) -> int:
+    """How many products of these codes fit 16 bits where a level sums them so, if more than of any codes of as many
+    bits, and they have their center as zero point; else 0.
+    """
+    center = 1 << (codes.bits - 1)
+    if level.dot != "pmaddwd" or codes.bits < 7 or bool((codes.zero != center).any()):
+        return 0
+    room = room_of(codes.codes.to(torch.int16) - center)
+    return room if room > codes.bits % 2 else 0  # one product of any codes of 7 bits, none of 8
+
+
 def pack_codes(codes: Tensor, layout: Layout, level: Level) -> Tensor:
     """Codes (rows, columns) uint8 to the panel layout."""
     per = 8 // layout.width
     panels = -(-layout.rows // level.panel)
     full = codes.new_zeros(panels * level.panel, layout.padded)
-    full[: layout.rows, : layout.columns] = codes
+    full[: layout.rows, : layout.columns] = codes - layout.center if layout.room else codes
     quads = full.view(torch.int32).view(panels, level.panel, layout.padded // (4 * per), per)  # are moved as one
     packed = quads[..., 0].transpose(1, 2).contiguous().view(torch.uint8)
     for position in range(1, per):
@@ -196,7 +216,17 @@ def unpack_codes(packed: Tensor, layout: Layout, level: Level) -> Tensor:
     mask = (1 << layout.width) - 1
     planes = torch.stack([(split >> (layout.width * position)) & mask for position in range(per)])
     full = planes.permute(1, 3, 4, 2, 0, 5).reshape(panels * level.panel, layout.padded)
-    return full[: layout.rows, : layout.columns]
+    found = full[: layout.rows, : layout.columns]
+    return found + layout.center if layout.room else found
+
+
+def pack_starts(codes: Tensor, layout: Layout, level: Level) -> Tensor:
+    """-128 * the sum of code - center of every kernel group, from codes (rows, columns) uint8 to the panel layout."""
+    panels = -(-layout.rows // level.panel)
+    signed = F.pad(codes.to(torch.int32) - layout.center, (0, layout.padded - layout.columns))
+    full = torch.zeros(panels * level.panel, layout.groups, dtype=torch.int32)
+    full[: layout.rows] = -128 * signed.view(layout.rows, layout.groups, layout.group).sum(-1, dtype=torch.int32)
+    return full.view(panels, level.panel, layout.groups).transpose(1, 2).reshape(-1).contiguous()
 
 
 def pack_groups(values: Tensor, layout: Layout, level: Level) -> Tensor:
@@ -235,4 +265,4 @@ def dense(codes: Tensor, scale: Tensor, shift: Tensor | None, layout: Layout, le
         return values.repeat_interleave(repeat, dim=1)[:, : layout.columns]
 
     matrix = signed * spread(scale)
-    return matrix if shift is None else matrix + spread(shift)
+    return matrix + spread(shift) if shift is not None and layout.shifted else matrix

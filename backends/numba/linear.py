@@ -13,10 +13,20 @@ from torch.nn import functional as F
 
 from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import ACTIVATIONS, Activation
-from tersor.backends.numba.features import detect, level_named
-from tersor.backends.numba.layout import AffineCodes, Layout, dense, kernel_bits, pack_bias, pack_codes, pack_groups
+from tersor.backends.numba.features import Level, detect, level_named
+from tersor.backends.numba.layout import (
+    AffineCodes,
+    Layout,
+    dense,
+    kernel_bits,
+    pack_bias,
+    pack_codes,
+    pack_groups,
+    pack_starts,
+    room_for,
+)
 from tersor.backends.numba.reference import activate
-from tersor.backends.numba.selfcheck import trusted_level
+from tersor.backends.numba.selfcheck import agrees, trusted_level
 from tersor.compiler.errors import RequestError
 from tersor.compiler.stores.affine import INPUT_GROUP
 
@@ -53,7 +63,8 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("shift", shift)
         self.register_buffer("bias", bias)
         self._constants: Any = (
-            layout.rows, layout.columns, layout.bits, layout.weight_group, layout.activation_group, activation, level,
+            layout.rows, layout.columns, layout.bits, layout.room, layout.weight_group, layout.activation_group,
+            activation, level,
         )  # fmt: skip
 
     @classmethod
@@ -82,6 +93,9 @@ class QuantizedLinear(nn.Module):
             raise RequestError(f"bias has shape {tuple(bias.shape)}; {held.rows} outputs need {(held.rows,)}")
         shift = held.shift()
         layout = Layout(held.rows, held.columns, held.bits, group, activation_group, shift is not None)
+        narrow = replace(layout, room=room_for(held, wanted))
+        if narrow.room and agrees(wanted, narrow, activation):
+            layout = narrow
         trusted = trusted_level(wanted, layout, activation)
         if trusted is None:
             warnings.warn(
@@ -94,7 +108,7 @@ class QuantizedLinear(nn.Module):
             activation,
             pack_codes(held.codes, layout, packing),
             pack_groups(held.scale, layout, packing),
-            None if shift is None else pack_groups(shift, layout, packing),
+            _extra(held.codes, shift, layout, packing),
             pack_bias(bias, layout, packing),
         )
 
@@ -114,8 +128,7 @@ class QuantizedLinear(nn.Module):
         """The same linear with an activation after it; None where that kernel cannot be trusted at this level."""
         if self.level is None:
             return None
-        trusted = trusted_level(level_named(self.level), self.layout, activation)
-        if trusted is None or trusted.name != self.level:
+        if not agrees(level_named(self.level), self.layout, activation):
             return None
         return QuantizedLinear(self.layout, self.level, activation, self.codes, self.scale, self.shift, self.bias)
 
@@ -123,7 +136,7 @@ class QuantizedLinear(nn.Module):
         """Linears with equal keys can be `joined`."""
         layout = self.layout
         grouping = (layout.columns, layout.bits, layout.weight_group, layout.activation_group)
-        return (*grouping, layout.shifted, self.activation, self.level)
+        return (*grouping, layout.shifted, layout.room, self.activation, self.level)
 
     @staticmethod
     def joined(linears: Sequence[QuantizedLinear]) -> QuantizedLinear | None:
@@ -153,3 +166,10 @@ class QuantizedLinear(nn.Module):
             f"group={layout.weight_group}, activation_group={layout.activation_group}, "
             f"activation={self.activation}, level={self.level}"
         )
+
+
+def _extra(codes: Tensor, shift: Tensor | None, layout: Layout, level: Level) -> Tensor | None:
+    """What lies in the place of the shift: it, the starts of codes that are kept signed, or nothing."""
+    if layout.room:
+        return pack_starts(codes, layout, level)
+    return None if shift is None else pack_groups(shift, layout, level)

@@ -9,6 +9,10 @@ The integer sum starts from -center * sum_k q, so that the unsigned codes go int
 carries a record, written by the quantiser: -128 * sum_k q int32[groups], which a shift makes that of codes of fewer
 bits, `a` float[groups], `a * sum_k q` float[groups] and the total of the latter.
 
+Where `room` products of these very codes fit 16 bits (see `compiler.stores.sums`), the codes are kept signed, code -
+center, the kernel is given u = q + 128 for q, and the integer sum starts from -128 * sum_k (code - center), which lies
+in the place of the shift.
+
 Codes may be looked up in 16 unsigned levels, whose address stands for that of the shift and whose center is that of 8
 bits. Many rows share packed codes that were expanded to bytes once; up to `packed_rows` unpack them in registers. A
 float result is the same whatever the tile: groups ascend, and each adds once.
@@ -17,7 +21,7 @@ float result is the same whatever the tile: groups ascend, and each adds once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tersor.backends.numba.emitter import I64, Emitter, Value, kernel
@@ -41,6 +45,7 @@ class LinearSpec:
     shifted: bool
     looked_up: bool = False
     resident: bool = False
+    room: int = 0
 
     @property
     def width(self) -> int:
@@ -54,7 +59,7 @@ class LinearSpec:
 
     @property
     def name(self) -> str:
-        more = "_shifted" if self.shifted else "_levels" if self.looked_up else ""
+        more = "_shifted" if self.shifted else "_levels" if self.looked_up else f"_room{self.room}" if self.room else ""
         return f"linear_{self.level}_{self.bits}_{self.kind}{more}{'_resident' if self.resident else ''}"
 
 
@@ -79,7 +84,7 @@ class _Panel:
         self.plane = e.times(self.groups, 4)
         self.levels = e.load_ints(self.shift) if spec.looked_up else None
         self.sizes = e.level.row_tiles if spec.kind == "row" else e.level.group_tiles
-        if spec.kind == "activation" and dots_in_short(e.level, spec.multiplied):
+        if spec.kind == "activation" and (spec.room or dots_in_short(e.level, spec.multiplied)):
             self.sizes = e.level.short_tiles
 
     def emit(self, count: Value) -> None:
@@ -112,7 +117,7 @@ class _Panel:
         level = self.e.level
         lines = level.panel * STEP * self.spec.width // (8 * LINE)  # of a panel, in STEP columns
         asked = 0 if rows == 1 else _ASKED if spread(level) else lines // 2
-        return Tile(self.e, self.spec.multiplied, width, rows, levels, self.spec.resident, asked)
+        return Tile(self.e, self.spec.multiplied, width, rows, levels, self.spec.resident, asked, self.spec.room)
 
     def tile(self, t: Tile, row: Value, codes: Value) -> None:
         """The rows of a tile from `row` on."""
@@ -124,16 +129,21 @@ class _Panel:
         stride = e.b.sdiv(e.times(self.step_bytes, t.rows), I64(max(t.asked, 1)))
         ahead = Ahead(e.at(self.next, e.times(self.row_bytes, row)), stride)
         if self.spec.kind == "row":
-            starts = [start for r in records for start in [self.start(r)] * t.strips]
+            starts = self.starts(t, records, self.shift)
             sums, _ = t.accumulate(starts, q, codes, self.steps, ahead)
         else:
             sums = self.over_groups(t, q, records, codes, ahead)
         for (m, v), value in zip(t.outputs, self.finished(t, records, sums), strict=True):
             e.store(e.at(y[m], v * self.vector), value)
 
-    def start(self, slot: Value) -> Value:
-        """-center * sum of q, of a group whose record is at `slot`."""
-        return self.e.b.ashr(self.e.broadcast_int(slot), self.e.int_vector(8 - self.spec.multiplied))
+    def starts(self, t: Tile, slots: list[Value], place: Value) -> list[Value]:
+        """What the sums of a group start from: -center * sum of q, whose records are at `slots`, or what was kept at
+        `place` for codes that are signed.
+        """
+        if self.spec.room:
+            return [self.e.load_ints(self.e.at(place, v * self.vector)) for _, v in t.outputs]
+        bits = self.e.int_vector(8 - self.spec.multiplied)
+        return [start for slot in slots for start in [self.e.b.ashr(self.e.broadcast_int(slot), bits)] * t.strips]
 
     def over_groups(self, t: Tile, q: list[Value], records: list[Value], codes: Value, ahead: Ahead) -> list[Value]:
         """The floating sums after all groups."""
@@ -146,7 +156,7 @@ class _Panel:
             *sums, place = carried
             slots = [e.at(r, e.times(g, 4)) for r in records]
             columns, offset = e.b.mul(g, group_columns), e.b.mul(g, group_bytes)
-            first = [start for slot in slots for start in [self.start(slot)] * t.strips]
+            first = self.starts(t, slots, e.at(self.shift, e.times(g, t.strips * self.vector)))
             rows = [e.at(row, columns) for row in q]
             here = Ahead(place, ahead.stride)
             integers, left = t.accumulate(first, rows, e.at(codes, offset), self.steps, here)
@@ -212,3 +222,22 @@ def make_panel(spec: LinearSpec) -> Callable[..., Any]:
         _Panel(e, spec, arguments).emit(count)
 
     return panel  # type: ignore[no-any-return]
+
+
+def make_raise(level: Level) -> Callable[..., Any]:
+    """raised(target, source, count): u = q + 128 for `count` bytes, a multiple of STEP."""
+    narrow = replace(level, lanes=min(level.lanes, STEP // 4))
+
+    @kernel(narrow, 3)
+    def raised(e: Emitter, target: Value, source: Value, count: Value) -> None:
+        vector = 4 * e.level.lanes
+
+        def body(i: Value, _: list[Value]) -> list[Value]:
+            offset = e.times(i, vector)
+            flipped = e.b.xor(e.load_ints(e.at(source, offset)), e.byte_mask(128))
+            e.store(e.at(target, offset), flipped)
+            return []
+
+        e.loop(e.b.sdiv(count, I64(vector)), [], body)
+
+    return raised  # type: ignore[no-any-return]

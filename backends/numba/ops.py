@@ -31,7 +31,7 @@ from tersor.compiler.errors import RequestError
 _library = torch.library.Library("tersor", "FRAGMENT")
 _library.define(
     "quantized_linear(Tensor x, Tensor codes, Tensor scale, Tensor? shift, Tensor bias, int rows, int columns, "
-    "int bits, int weight_group, int activation_group, str activation, str level) -> Tensor"
+    "int bits, int room, int weight_group, int activation_group, str activation, str level) -> Tensor"
 )
 _library.define(
     "add_layer_norm(Tensor x, Tensor? other, Tensor weight, Tensor bias, float epsilon, str level) -> Tensor"
@@ -73,15 +73,18 @@ def quantized_linear(
     rows: int,
     columns: int,
     bits: int,
+    room: int,
     weight_group: int,
     activation_group: int,
     activation: Activation,
     level: str,
 ) -> Tensor:
-    """activation(q(x) @ w^T + bias) on the CPU: x (..., columns), result (..., rows)."""
+    """activation(q(x) @ w^T + bias) on the CPU: x (..., columns), result (..., rows); `shift` holds the starts where
+    there is `room`.
+    """
     if x.shape[-1] != columns:
         raise RequestError(f"a quantised linear of {columns} inputs was given an input of shape {tuple(x.shape)}")
-    layout = Layout(rows, columns, bits, weight_group, activation_group, shift is not None)
+    layout = _layout(rows, columns, bits, room, weight_group, activation_group, shift)
     values = x.to(torch.float32).contiguous()
     y = torch.empty((*x.shape[:-1], rows))
     count = values.numel() // columns
@@ -95,6 +98,13 @@ def quantized_linear(
     )
     run_now(level, steps)
     return y.to(x.dtype)
+
+
+def _layout(
+    rows: int, columns: int, bits: int, room: int, weight_group: int, activation_group: int, shift: Tensor | None
+) -> Layout:
+    shifted = shift is not None and not room
+    return Layout(rows, columns, bits, weight_group, activation_group, shifted, room)
 
 
 def _linear_fake(
@@ -111,14 +121,14 @@ def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """grad_x = (grad * activation'(z)) @ w, z the output before the activation."""
     x, codes, scale, shift, bias = ctx.saved_tensors
-    rows, columns, bits, weight_group, activation_group, activation, level = ctx.shape
+    rows, columns, bits, room, weight_group, activation_group, activation, level = ctx.shape
     if activation != "none":
-        before = linear(x, codes, scale, shift, bias, *ctx.shape[:5], "none", level).detach().requires_grad_()
+        before = linear(x, codes, scale, shift, bias, *ctx.shape[:6], "none", level).detach().requires_grad_()
         with torch.enable_grad():
             (grad,) = torch.autograd.grad(activate(before, activation), before, grad)
-    layout = Layout(rows, columns, bits, weight_group, activation_group, shift is not None)
+    layout = _layout(rows, columns, bits, room, weight_group, activation_group, shift)
     weight = dense(codes, scale, shift, layout, level_named(level))
-    return (grad @ weight.to(grad.dtype), *[None] * 11)
+    return (grad @ weight.to(grad.dtype), *[None] * 12)
 
 
 # --- layer normalisation ---------------------------------------------------------------------------------------------

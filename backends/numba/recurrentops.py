@@ -17,8 +17,8 @@ from tersor.backends.numba.recurrentstep import over_time
 _library = torch.library.Library("tersor", "FRAGMENT")
 _library.define(
     "quantized_recurrence(Tensor products, Tensor h, Tensor c, str mode, bool backward, Tensor codes, Tensor scale, "
-    "Tensor? shift, Tensor bias, int rows, int columns, int width, int weight_group, int activation_group, "
-    "str activation, str level) -> (Tensor, Tensor, Tensor)"
+    "Tensor? shift, Tensor bias, int rows, int columns, int width, int room, int weight_group, "
+    "int activation_group, str activation, str level) -> (Tensor, Tensor, Tensor)"
 )
 
 

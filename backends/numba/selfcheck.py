@@ -10,9 +10,10 @@ import torch
 from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, below, level_named
-from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups
+from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups, pack_starts
 from tersor.backends.numba.microkernels import packed_rows
 from tersor.backends.numba.reference import reference_linear
+from tersor.compiler.stores.sums import shrunk
 
 # Float rounding: a few operations per group on sums of a few hundred terms. A wrong code or lane is off by far more.
 _TOLERANCE = 1e-5
@@ -30,10 +31,13 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
         layout.weight_group,
         layout.activation_group,
         layout.shifted,
+        layout.room,
     )
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 1 << layout.bits, (small.rows, small.columns), dtype=torch.uint8, generator=generator)
     codes[0], codes[1] = 0, (1 << layout.bits) - 1
+    if layout.room:
+        codes = (shrunk(codes.to(torch.int16) - small.center, small.room) + small.center).to(torch.uint8)
     groups = -(-small.columns // small.weight_group) if small.weight_group else 1
     scale = torch.rand(small.rows, groups, generator=generator) + 0.5
     zero = torch.full_like(scale, small.center)
@@ -44,8 +48,10 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
     x = torch.randn(packed_rows(layout.width) + rows, small.columns, generator=generator)
     x[0] = 3.0  # every activation at its extreme
     shift = pack_groups(scale * (small.center - zero), small, level) if small.shifted else None
+    if small.room:
+        shift = pack_starts(codes, small, level)
     packed = (pack_codes(codes, small, level), pack_groups(scale, small, level), shift, pack_bias(bias, small, level))
-    shape = (small.rows, small.columns, small.bits, small.weight_group, small.activation_group)
+    shape = (small.rows, small.columns, small.bits, small.room, small.weight_group, small.activation_group)
     expected = reference_linear(x, codes, scale, zero, bias, small, activation)
     for count in (1, 2, rows, len(x)):
         y = ops.quantized_linear(x[:count], *packed, *shape, activation, level.name)
@@ -56,10 +62,16 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
 
 @cache
 def _linear_agrees(
-    level: str, bits: int, weight_group: int, activation_group: int, shifted: bool, activation: Activation
+    level: str, bits: int, weight_group: int, activation_group: int, shifted: bool, room: int, activation: Activation
 ) -> bool:
-    layout = Layout(1, 1, bits, weight_group, activation_group, shifted)
+    layout = Layout(1, 1, bits, weight_group, activation_group, shifted, room)
     return linear_agrees(level_named(level), layout, activation)
+
+
+def agrees(level: Level, layout: Layout, activation: Activation) -> bool:
+    """Whether the kernel of a layout agrees with the reference at a level."""
+    key = (layout.bits, layout.weight_group, layout.activation_group, layout.shifted, layout.room, activation)
+    return _linear_agrees(level.name, *key)
 
 
 def _warn(level: Level, what: str) -> None:
@@ -73,8 +85,7 @@ def trusted_level(level: Level | None, layout: Layout, activation: Activation) -
     """`level` if its kernel agrees with the reference here, else the next slower one that does, else None; warns on a
     mismatch.
     """
-    key = (layout.bits, layout.weight_group, layout.activation_group, layout.shifted, activation)
-    while level is not None and not _linear_agrees(level.name, *key):
+    while level is not None and not agrees(level, layout, activation):
         _warn(level, str(layout))
         level = below(level)
     return level

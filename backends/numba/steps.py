@@ -18,7 +18,7 @@ from tersor.backends.numba.build import (
 )
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, level_named
-from tersor.backends.numba.layout import Layout
+from tersor.backends.numba.layout import Layout, ceil_to
 from tersor.backends.numba.microkernels import panel_work
 from tersor.backends.numba.native.pool import Workspace, execute
 from tersor.backends.numba.native.values import Operand
@@ -79,6 +79,11 @@ def rounded_bytes(layout: Layout, rows: int) -> tuple[int, int]:
     return rows * layout.padded, rows * record_bytes(layout.groups)
 
 
+def raised_bytes(layout: Layout, rows: int) -> int:
+    """Scratch for `rows` rows of activations as codes that are kept signed want them, padded to cache lines."""
+    return ceil_to(rows * layout.padded, 64) if layout.room else 0
+
+
 def multiply_step(
     level: str,
     layout: Layout,
@@ -100,7 +105,7 @@ def multiply_step(
     units = -(-rows // block) * -(-layout.rows // panel)
     cost = panel_cost(level_named(level), layout, panel, block)
     kernel = multiply_kernel(level, layout, looked_up, resident)
-    work = 4 * panel * block + panel_work(level_named(level), layout)
+    work = 4 * panel * block + panel_work(level_named(level), layout) + raised_bytes(layout, block)
     return Step("multiply", kernel, (rows, *rounded, *weights, *target), units, cost, work)
 
 

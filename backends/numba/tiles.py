@@ -56,11 +56,11 @@ def spread(level: Level) -> bool:
 
 class Sums:
     """Integer sums by key, to which products of four codes with four activations are added; `room` of them in 16 bits
-    first, if any.
+    first, if any. Activations are signed and codes are not, or the other way round where codes are `signed`.
     """
 
-    def __init__(self, e: Emitter, room: int, sums: dict[Key, Value]) -> None:
-        self.e, self.room, self.sums = e, room, sums
+    def __init__(self, e: Emitter, room: int, sums: dict[Key, Value], signed: bool = False) -> None:
+        self.e, self.room, self.sums, self.signed = e, room, sums, signed
         self.shorts: dict[Key, tuple[Value, int]] = {}
 
     def add(self, key: Key, codes: Value, four: Value) -> None:
@@ -68,7 +68,7 @@ class Sums:
         if not self.room:
             self.sums[key] = e.dot(self.sums[key], codes, four)
             return
-        short, count = e.dot_short(codes, four), 1
+        short, count = e.dot_short(four, codes) if self.signed else e.dot_short(codes, four), 1
         if key in self.shorts:
             before, held = self.shorts[key]
             short, count = e.b.add(before, short), held + 1
@@ -90,7 +90,8 @@ class Sums:
 class Tile:
     """Emits `rows` activation rows times one panel of numbers below 2^bits: codes laid out in `width` bits, or
     their `levels` where those are given. `resident` codes need not be fetched from memory; `asked` lines are asked for
-    ahead in every STEP columns.
+    ahead in every STEP columns. With `room` the codes are signed bytes and the activations are not, and so many
+    products in a row fit 16 bits.
     """
 
     def __init__(
@@ -102,9 +103,10 @@ class Tile:
         levels: Value | None = None,
         resident: bool = False,
         asked: int = 0,
+        room: int = 0,
     ) -> None:
         self.e, self.width, self.rows, self.levels = e, width, rows, levels
-        self.shorts = dots_in_short(e.level, bits)
+        self.shorts, self.signed = room or dots_in_short(e.level, bits), room > 0
         self.strips = e.level.strips
         self.vector = 4 * e.level.lanes  # bytes
         self.per = 8 // width
@@ -112,6 +114,11 @@ class Tile:
         # codes need no shift when each plane has its own. Shorts hide it too, and have no room for codes not shifted.
         self.planes = (self.per if self.per > 1 else 2) if rows == 1 and not self.shorts else 1
         self.in_place = self.planes > 1 and self.per > 1 and levels is None
+        # Many rows have no registers for sums that wait in 16 bits for the next columns: two products of a row are
+        # added and widened before the next row's.
+        self.paired = self.per == 1 and self.shorts > 1 and (rows > 2 or self.signed)
+        if self.paired:
+            self.shorts = 2
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
         self.asked = asked
         self.spread = spread(e.level)
@@ -126,6 +133,15 @@ class Tile:
             place = self.e.at(place, stride)
         return place
 
+    def quads(self, place: Value, count: int) -> list[list[Value]]:
+        """The codes at `place` of so many quads of columns, each a vector a strip."""
+        e, quads = self.e, []
+        for t in range(count // self.per):
+            vectors = [e.load_ints(e.at(place, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
+            codes = [unpacked(e, vector, self.width, self.in_place, self.levels) for vector in vectors]
+            quads += [list(quad) for quad in zip(*codes, strict=True)]
+        return quads
+
     def accumulate(
         self, starts: list[Value], q: list[Value], w: Value, steps: Value, ahead: Ahead
     ) -> tuple[list[Value], Ahead]:
@@ -133,28 +149,32 @@ class Tile:
         e = self.e
         zero = e.int_vector(0)
         keys = [(m, v, p) for m, v in self.outputs for p in range(self.planes)]
-        turns = STEP // (4 * self.per)
+        together = 2 if self.paired else self.per  # quads of columns
+        turns = STEP // (4 * together)
+        bytes_taken = self.step_bytes // turns
+        order = [(part, m) for part in range(together) for m in range(self.rows)]
+        if self.paired:
+            order.sort(key=lambda product: product[1])
 
         def body(i: Value, carried: list[Value]) -> list[Value]:
             *values, place = carried
             weights = e.at(w, e.times(i, self.step_bytes))
             inputs = [e.at(row, e.times(i, STEP)) for row in q]
-            sums = Sums(e, self.shorts, dict(zip(keys, values, strict=True)))
+            sums = Sums(e, self.shorts, dict(zip(keys, values, strict=True)), self.signed)
             for t in range(turns):
                 if self.spread:
                     due = (t + 1) * self.asked // turns - t * self.asked // turns
                     place = self.ask(place, ahead.stride, due)
+                here = e.at(weights, t * bytes_taken)
                 if self.fetching:
-                    for offset in range(t * self.strips * self.vector, (t + 1) * self.strips * self.vector, LINE):
-                        e.prefetch(e.at(weights, offset + _PAGE), nearest=True)
-                packed = [e.load_ints(e.at(weights, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
-                codes = [unpacked(e, vector, self.width, self.in_place, self.levels) for vector in packed]
-                for part in range(self.per):
+                    for offset in range(0, bytes_taken, LINE):
+                        e.prefetch(e.at(here, offset + _PAGE), nearest=True)
+                codes = self.quads(here, together)
+                for part, m in order:
                     plane = (part if self.in_place else t) % self.planes
-                    for m in range(self.rows):
-                        four = e.broadcast_int(e.at(inputs[m], 4 * (t * self.per + part)))
-                        for v in range(self.strips):
-                            sums.add((m, v, plane), codes[v][part], four)
+                    four = e.broadcast_int(e.at(inputs[m], 4 * (t * together + part)))
+                    for v in range(self.strips):
+                        sums.add((m, v, plane), codes[part][v], four)
             place = self.ask(place, ahead.stride, 0 if self.spread else self.asked)
             return [*sums.found(), place]
 

@@ -30,7 +30,7 @@ ROWS = 4096
 APART = 2**22
 """Weights from which on several threads are worth waiting for each other after every step."""
 
-Fit = Callable[[Tensor], Affine]
+Fit = Callable[[Tensor, Tensor], Affine]
 
 
 def inverse_factor(form: Tensor) -> Tensor:
@@ -51,18 +51,22 @@ def inverse_factor(form: Tensor) -> Tensor:
     return torch.from_numpy(lower).to(torch.float32).flip(0, 1)
 
 
-def compensated(weight: Tensor, form: Tensor, group: int, fit: Fit) -> Affine:
-    """The affine store whose codes were chosen column by column with compensation; `fit` makes the levels of one
-    group. Rows do not depend on each other: they go `ROWS` at a time."""
+def compensated(weight: Tensor, form: Tensor, group: int, ratio: Tensor, fit: Fit) -> Affine:
+    """The affine store whose codes were chosen column by column with compensation; `fit` makes the levels of one group
+    from its columns and its part (rows, 1) of `ratio` (rows, groups). Rows do not depend on each other: they go `ROWS`
+    at a time."""
     factor = inverse_factor(form)
     with using_threads(1 if weight.numel() < APART else torch.get_num_threads()):
-        parts = [_compensated(rows, factor, group, fit) for rows in weight.split(ROWS)]
+        pieces = zip(weight.split(ROWS), ratio.split(ROWS), strict=True)
+        parts = [_compensated(rows, factor, group, by, fit) for rows, by in pieces]
     codes, scales, zeros, bits = zip(*parts, strict=True)
     zero = None if zeros[0] is None else Codes(torch.cat(zeros), bits[0])
     return Affine(Codes(torch.cat(codes), bits[0]), Dense.of(torch.cat(scales), "float16"), zero, group)
 
 
-def _compensated(weight: Tensor, factor: Tensor, group: int, fit: Fit) -> tuple[Tensor, Tensor, Tensor | None, int]:
+def _compensated(
+    weight: Tensor, factor: Tensor, group: int, ratio: Tensor, fit: Fit
+) -> tuple[Tensor, Tensor, Tensor | None, int]:
     """Codes, scales, zero points and bits of some rows."""
     columns = weight.shape[1]
     rest = weight.T.contiguous()  # a column of the weight is read and written as a whole
@@ -71,7 +75,8 @@ def _compensated(weight: Tensor, factor: Tensor, group: int, fit: Fit) -> tuple[
     for start in range(0, columns, min(group, BLOCK)):
         stop = min(start + min(group, BLOCK), columns)
         if start % group == 0:
-            fitted.append(fit(rest[start : min(start + group, columns)].T.contiguous()))
+            columns_of_group = rest[start : min(start + group, columns)].T.contiguous()
+            fitted.append(fit(columns_of_group, ratio[:, start // group : start // group + 1]))
         levels = fitted[-1]
         most = 2**levels.bits_per_code - 1
         zero = levels.zero.values[:, 0].to(torch.float32) if levels.zero else torch.full((len(weight),), (most + 1) / 2)

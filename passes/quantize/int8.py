@@ -14,12 +14,14 @@ from torch import Tensor
 from tersor.compiler.method import Context, Method, Params, Refusal
 from tersor.compiler.stores import Affine
 from tersor.passes.quantize.inputs import USUAL, Activations, columns_of
+from tersor.passes.quantize.narrow import Accumulator, narrow, refused
 from tersor.passes.quantize.uniform import quantise
 
 
 class Int8(Params):
     symmetric: Annotated[bool, Field(description="levels symmetric around zero, no zero point stored")] = True
     activations: Activations = USUAL
+    accumulator: Accumulator = 32
 
 
 class Int8Quantisation(Method[Int8]):
@@ -33,7 +35,7 @@ class Int8Quantisation(Method[Int8]):
     def refuse(self, shape: tuple[int, ...], point: Int8) -> Refusal | None:
         if len(shape) != 2 or 0 in shape:
             return Refusal(f"rows of 8-bit codes need a matrix, not shape {shape}")
-        return None
+        return refused(point.accumulator, point.symmetric)
 
     def input_group(self, point: Int8) -> int:
         return columns_of(point.activations)
@@ -42,7 +44,11 @@ class Int8Quantisation(Method[Int8]):
         return point.model_copy(update={"activations": USUAL})
 
     def pack(self, tensor: Tensor, point: Int8, context: Context = Context()) -> Affine:
-        return quantise(tensor, 8, tensor.shape[1], point.symmetric).reading(columns_of(point.activations))
+        def make(rows: Tensor, wider: Tensor | float) -> Affine:
+            return quantise(rows, 8, tensor.shape[1], point.symmetric, wider)
+
+        store = narrow(tensor, 8, tensor.shape[1], make) if point.accumulator == 16 else make(tensor, 1.0)
+        return store.reading(columns_of(point.activations))
 
     def examples(self) -> tuple[Int8, ...]:
         return (Int8(),)

@@ -25,6 +25,7 @@ from tersor.compiler.stores import Affine, Codes, Dense
 from tersor.compiler.stores.affine import group_count, spread
 from tersor.passes.quantize.compensate import ROWS, compensated
 from tersor.passes.quantize.inputs import USUAL, Activations, columns_of
+from tersor.passes.quantize.narrow import Accumulator, narrow, refused
 
 Group = Literal[32, 64, 128, "row"]
 CLIPS = tuple(1 - 0.05 * i for i in range(11))
@@ -40,6 +41,7 @@ class Uniform(Params):
         Field(description="`compensated` moves rounding errors into later columns; needs calibration data"),
     ] = "nearest"
     activations: Activations = USUAL
+    accumulator: Accumulator = 32
 
 
 def columns_per_group(group: Group, width: int) -> int:
@@ -137,7 +139,7 @@ class UniformQuantisation(Method[Uniform]):
     def refuse(self, shape: tuple[int, ...], point: Uniform) -> Refusal | None:
         if len(shape) != 2 or 0 in shape:
             return Refusal(f"groups of columns need a matrix, not shape {shape}")
-        return None
+        return refused(point.accumulator, point.symmetric)
 
     def wants_form(self, point: Uniform) -> bool:
         return point.rounding == "compensated"
@@ -151,15 +153,20 @@ class UniformQuantisation(Method[Uniform]):
         return point.model_copy(update={"activations": USUAL})
 
     def pack(self, tensor: Tensor, point: Uniform, context: Context = Context()) -> Affine:
-        def fit(columns: Tensor, group: int) -> Affine:
+        def fit(columns: Tensor, group: int, wider: Tensor) -> Affine:
             ratio = best_ratio(columns, point.bits, group, point.symmetric) if point.clip else 1.0
-            return quantise(columns, point.bits, group, point.symmetric, ratio)
+            return quantise(columns, point.bits, group, point.symmetric, ratio * wider)
+
+        def make(rows: Tensor, wider: Tensor) -> Affine:
+            if self.wants_form(point) and context.form is not None:
+                return compensated(rows, context.form, group, wider, lambda part, by: fit(part, part.shape[1], by))
+            return fit(rows, group, wider)
 
         group = columns_per_group(point.group, tensor.shape[1])
-        if self.wants_form(point) and context.form is not None:
-            store = compensated(tensor, context.form, group, lambda columns: fit(columns, columns.shape[1]))
+        if point.accumulator == 16:
+            store = narrow(tensor, point.bits, group, make)
         else:
-            store = fit(tensor, group)
+            store = make(tensor, torch.ones(len(tensor), group_count(tensor.shape[1], group)))
         return store.reading(self.input_group(point))
 
     def examples(self) -> tuple[Uniform, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from tersor.backends.numba.features import LEVELS, supported
+from tersor.backends.numba.features import LEVELS, level_named, supported
 from tersor.backends.numba.linear import QuantizedLinear
+from tersor.compiler.stores.sums import shrunk
 
 RUNNABLE = [level.name for level in LEVELS if supported(level)]
 FASTEST = RUNNABLE[0]
+IN_PAIRS = [name for name in RUNNABLE if level_named(name).dot == "pmaddwd"]  # dot products of bytes are in pairs
 # Levels of one vector width differ in the dot product only.
 WIDTHS = [
     next(level.name for level in LEVELS if level.lanes == n and supported(level))
@@ -53,6 +55,13 @@ def random_matrix(rows: int, columns: int, bits: int, group: int = 0, shifted: b
     if shifted:
         zero = torch.rand(rows, groups, generator=generator) * (1 << bits)
     return Matrix(codes, scale, zero, torch.randn(rows, generator=generator), bits, group)
+
+
+def narrowed(matrix: Matrix, room: int) -> Matrix:
+    """Codes that are moved towards their center until `room` products of them fit 16 bits."""
+    center = 1 << (matrix.bits - 1)
+    signed = shrunk(matrix.codes.to(torch.int16) - center, room)
+    return replace(matrix, codes=(signed + center).to(torch.uint8))
 
 
 def rounded_activations(x: torch.Tensor, span: int) -> np.ndarray:

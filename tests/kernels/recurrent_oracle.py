@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from kernel_oracle import FASTEST, Matrix, expected, random_matrix
+from kernel_oracle import FASTEST, Matrix, expected, narrowed, random_matrix
 from torch import Tensor, fx, nn
 
 from tersor.backends.numba.cells import GATES, Mode
@@ -39,16 +39,15 @@ class Layer:
 
 def random_layer(
     mode: Mode, inputs: int, hidden: int, bits: int = 8, group: int = 0, activation_group: int = 0,
-    directions: int = 1, seed: int = 0,
+    directions: int = 1, seed: int = 0, room: int = 0,
 ) -> Layer:  # fmt: skip
     rows = GATES[mode] * hidden
-    pairs = [
-        (
-            random_matrix(rows, inputs, bits, group, seed=seed + 10 * d),
-            random_matrix(rows, hidden, bits, group, seed=seed + 10 * d + 5),
-        )
-        for d in range(directions)
-    ]
+
+    def drawn(columns: int, seed: int) -> Matrix:
+        matrix = random_matrix(rows, columns, bits, group, shifted=not room, seed=seed)
+        return narrowed(matrix, room) if room else matrix
+
+    pairs = [(drawn(inputs, seed + 10 * d), drawn(hidden, seed + 10 * d + 5)) for d in range(directions)]
     return Layer(mode, hidden, tuple(pairs), activation_group)
 
 

@@ -7,7 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_oracle import FASTEST, RUNNABLE, WIDTHS, Matrix, error, expected, random_matrix
+from kernel_oracle import (
+    FASTEST,
+    IN_PAIRS,
+    RUNNABLE,
+    WIDTHS,
+    Matrix,
+    error,
+    expected,
+    narrowed,
+    random_matrix,
+)
 
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.reference import activate
@@ -84,6 +94,52 @@ def test_any_shape_width_and_group(
     module = matrix.module(activation_group=activation_group)
     assert error(module(x), expected(matrix, x, activation_group)) < TOLERANCE
     np.testing.assert_allclose(module.dense().double().numpy(), matrix.dense(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not IN_PAIRS, reason="NO AVX2: no kernel here adds products in 16 bits")
+@settings(max_examples=60, deadline=None)
+@given(
+    level=st.sampled_from(IN_PAIRS or [FASTEST]),
+    rows=st.integers(1, 70),
+    columns=st.integers(1, 300),
+    case=st.sampled_from([(8, 1), (8, 2), (7, 2)]),
+    groups=st.sampled_from([*KINDS, (64, 32), (128, 128)]),
+    count=st.sampled_from([0, 1, 2, 3, 7, 16, 40]),
+    seed=st.integers(0, 1000),
+)
+def test_narrow_codes_of_any_shape_and_group(
+    level: str, rows: int, columns: int, case: tuple[int, int], groups: tuple[int, int], count: int, seed: int
+) -> None:
+    bits, room = case
+    matrix = narrowed(random_matrix(rows, columns, bits, groups[0], False, seed), room)
+    module = matrix.module(activation_group=groups[1], level=level)
+    assert module.layout.room >= room
+    x = activations(count, columns, seed)
+    assert error(module(x), expected(matrix, x, groups[1])) < TOLERANCE
+    np.testing.assert_allclose(module.dense().double().numpy(), matrix.dense(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", IN_PAIRS)
+@pytest.mark.parametrize(("bits", "room"), [(8, 1), (8, 2), (7, 2)])
+@pytest.mark.parametrize("activation_group", [0, 64])
+def test_the_largest_sums_that_fit_are_exact(level: str, bits: int, room: int, activation_group: int) -> None:
+    """Weights of one sign that add up to 128 in every sum of 16 bits, and activations of +-127 in every place: exact
+    integers. One more and the matrix is not taken for narrow."""
+    columns, center = 256, 1 << (bits - 1)
+    most = min(center - 1, 128 // room - 1)
+    pattern = torch.tensor([most, 128 // room - most, most, 128 // room - most]).repeat(columns // 4)
+    weights = torch.stack([pattern, -pattern] * 9)
+    for more in (0, 1):
+        weights[3, 0] -= more
+        codes = (weights + center).to(torch.uint8)
+        module = QuantizedLinear.from_codes(
+            codes, torch.ones(18, 1), torch.full((18, 1), float(center)), bits,
+            activation_group=activation_group, level=level,
+        )  # fmt: skip
+        assert module.layout.room == (room - more if bits == 8 else 2 - 2 * more)
+        for count in (1, 3, 40):
+            for x in (torch.full((count, columns), 127.0), 127.0 * weights[3].sign().expand(count, columns)):
+                assert torch.equal(module(x), (x.double() @ weights.double().T).float())
 
 
 @pytest.mark.parametrize("activation_group", [0, 32])

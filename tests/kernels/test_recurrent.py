@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_oracle import FASTEST, RUNNABLE, WIDTHS, Matrix, rounded_activations
+from kernel_oracle import FASTEST, IN_PAIRS, RUNNABLE, WIDTHS, Matrix, rounded_activations
 from numba import njit
 from recurrent_oracle import Layer, cell, largest_error, logistic, native, random_layer
 from torch import Tensor
@@ -52,6 +52,16 @@ def run(layer: Layer, x: Tensor, h: Tensor, c: Tensor, batch_first: bool = True,
 @pytest.mark.parametrize("level", RUNNABLE)
 def test_every_step_is_exact_at_every_level(level: str, mode: Mode) -> None:
     layer = random_layer(mode, 40, 37, directions=2)
+    assert run(layer, inputs(layer, 3, 5), *states(layer, 3), level=level) < TOLERANCE
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("level", IN_PAIRS)
+@pytest.mark.parametrize(("bits", "room"), [(8, 1), (7, 2)])
+def test_every_step_over_narrow_codes(level: str, mode: Mode, bits: int, room: int) -> None:
+    layer = random_layer(mode, 40, 37, bits, directions=2, room=room)
+    linears = layer.module(level=level).linears
+    assert all(linear.layout.room >= room for linear in linears)  # type: ignore[union-attr,operator]
     assert run(layer, inputs(layer, 3, 5), *states(layer, 3), level=level) < TOLERANCE
 
 
