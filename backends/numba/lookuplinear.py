@@ -120,7 +120,7 @@ def _agrees(level: str, width: int, activation_group: int) -> bool:
     scale = torch.full((layout.rows, 1), 0.5)
     arrays = (pack_codes(codes, layout, on), repeated(levels), pack_groups(scale, layout, on))
     rows = sum(on.row_tiles)
-    for count in (1, 2, rows, packed_rows(width, looked_up=True) + rows):
+    for count in (1, 2, rows, packed_rows(on, width, looked_up=True) + rows):
         x = torch.randn(count, layout.columns, generator=generator)
         x[0] = 3.0  # every activation at its extreme
         padded = pack_bias(bias, layout, on)

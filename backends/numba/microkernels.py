@@ -63,9 +63,11 @@ class LinearSpec:
         return f"linear_{self.level}_{self.bits}_{self.kind}{more}{'_resident' if self.resident else ''}"
 
 
-def packed_rows(width: int, looked_up: bool = False) -> int:
+def packed_rows(level: Level, width: int, looked_up: bool = False) -> int:
     """Up to so many rows it is faster to unpack codes of `width` bits for every tile than to expand them once."""
-    return {2: 12, 4: 12 if looked_up else 24, 8: 0}[width]
+    if width == 4 and not looked_up:
+        return 8 if level.dot == "pmaddwd" else 24  # few instructions a product: unpacking counts for more
+    return {2: 12, 4: 12, 8: 0}[width]
 
 
 def panel_work(level: Level, layout: Layout) -> int:
@@ -105,7 +107,7 @@ class _Panel:
             emit_expand(e, self.work, self.w, self.spec.width, b.mul(self.groups, self.steps), self.levels)
             self.tiles(count)
 
-        least = packed_rows(self.spec.width, self.spec.looked_up)
+        least = packed_rows(e.level, self.spec.width, self.spec.looked_up)
         e.branch(b.icmp_signed("<=", count, I64(least)), few, many)
 
     def tiles(self, count: Value) -> None:

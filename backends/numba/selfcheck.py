@@ -45,7 +45,7 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
         zero += torch.randn(zero.shape, generator=generator)
     bias = torch.randn(small.rows, generator=generator)
     rows = sum(level.row_tiles)  # a tile of every size, over packed codes and over expanded ones
-    x = torch.randn(packed_rows(layout.width) + rows, small.columns, generator=generator)
+    x = torch.randn(packed_rows(level, layout.width) + rows, small.columns, generator=generator)
     x[0] = 3.0  # every activation at its extreme
     shift = pack_groups(scale * (small.center - zero), small, level) if small.shifted else None
     if small.room:

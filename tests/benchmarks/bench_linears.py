@@ -73,7 +73,7 @@ def measured(shape: tuple[int, int], tokens: int, limits: Ceilings, peers: Prese
     times = interleaved({name: c.run for name, c in contenders.items()}, seconds=seconds, slice_seconds=SLICE)
     rows = []
     for name, c in contenders.items():
-        limit = limits.limit(2.0 * tokens * weight.size * COPIES, c.size * COPIES, c.bits) / COPIES
+        limit = limits.limit(2.0 * tokens * weight.size * COPIES, c.size * COPIES, c.summed or c.bits) / COPIES
         least, middle = min(times[name]) / COPIES, median(times[name]) / COPIES
         rows.append(Row(*shape, tokens, threads, name, c.bits, least, middle, limit, close[name]))
     return rows

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tersor.interleave import interleaved
 KIB, MIB, LINE = 1 << 10, 1 << 20, 64
 SIZES = (16 * KIB, 128 * KIB, 512 * KIB, 2 * MIB, 4 * MIB, 8 * MIB, 16 * MIB, 64 * MIB, 256 * MIB)
 QUADS = 8  # of columns, in a turn of dot products
+TOGETHER = (1, 2)  # of them, for each row: which is faster depends on how many products fit 16 bits
 UNROLL = 16  # loads in flight, or accumulators of multiply-adds: more than latency x ports of any processor we know
 TURNS = 50_000  # iterations of an arithmetic loop: about a millisecond
 
@@ -49,15 +51,15 @@ class Ceilings:
     sizes: tuple[int, ...]
     bandwidths: tuple[float, ...]
 
-    def bandwidth(self, size: int) -> float:
-        """At the next measured size not below `size`; the last one beyond it."""
-        return self.bandwidths[min(bisect_left(self.sizes, size), len(self.sizes) - 1)]
+    def bandwidth(self, size: float) -> float:
+        """Between the measured sizes around `size`, by its logarithm; the first and the last one beyond them."""
+        return float(np.interp(np.log(size), np.log(self.sizes), self.bandwidths))
 
     def peak(self, bits: int) -> float:
         """Of weights of `bits` bits; those of more than 8 are floats."""
         return self.float_operations if bits > self.bits[-1] else self.dot_operations[bisect_left(self.bits, bits)]
 
-    def limit(self, operations: float, size: int, bits: int) -> float:
+    def limit(self, operations: float, size: float, bits: int) -> float:
         """Seconds below which no kernel of so many operations can go that reads `size` bytes of such weights."""
         return max(operations / self.peak(bits), size / self.bandwidth(size))
 
@@ -96,25 +98,32 @@ def make_fma(level: Level) -> Any:
     return fma
 
 
-def make_dot(level: Level, bits: int) -> Any:
+def make_dot(level: Level, bits: int, together: int) -> Any:
     """dot(address, turns): `turns` times the dot products of the widest tile of a kernel, rows x strips of them for
     each of QUADS places, of codes below 2^bits, on operands out of the first-level cache. Each has operands of its own:
-    where a dot product is several instructions, none of them can be shared."""
+    where a dot product is several instructions, none of them can be shared. `together` places are gone through for each
+    row before the next one."""
 
     @kernel(level, 2, "int64")
     def dot(e: Emitter, address: Value, turns: Value) -> Value:
         vector = 4 * e.level.lanes
         keys = [(m, v, 0) for m in range(level.row_tiles[0]) for v in range(level.strips)]
+        strips = range(level.strips)
 
         def turn(_: Value, held: list[Value]) -> list[Value]:
             base = e.opaque(address)
-            sums = Sums(e, dots_in_short(level, bits), dict(zip(keys, held, strict=True)))
-            for t in range(QUADS):
-                codes = [e.load_ints(e.at(base, vector * (level.strips * t + v))) for v in range(level.strips)]
+            room = dots_in_short(level, bits)
+            sums = Sums(e, min(room, together) if together > 1 else room, dict(zip(keys, held, strict=True)))
+            for first in range(0, QUADS, together):
+                quads = range(first, first + together)
+                codes = {
+                    (t, v): e.load_ints(e.at(base, vector * (level.strips * t + v))) for t, v in product(quads, strips)
+                }
                 for m in range(level.row_tiles[0]):
-                    four = e.broadcast_int(e.at(base, 64 * m + 4 * t))
-                    for v in range(level.strips):
-                        sums.add((m, v, 0), codes[v], four)
+                    for t in quads:
+                        four = e.broadcast_int(e.at(base, 64 * m + 4 * t))
+                        for v in strips:
+                            sums.add((m, v, 0), codes[t, v], four)
             return sums.found()
 
         return _sum(e, e.loop(turns, [e.int_vector(0)] * len(keys), turn))
@@ -149,8 +158,8 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
     def fma(address: int, turns: int) -> int:
         return fma_(address, turns)  # type: ignore[no-any-return]
 
-    def dot(bits: int) -> Callable[[int, int], int]:
-        emitted = make_dot(level, bits)
+    def dot(bits: int, together: int) -> Callable[[int, int], int]:
+        emitted = make_dot(level, bits, together)
 
         @njit("int64(int64, int64)", nogil=True)
         def run(address: int, turns: int) -> int:
@@ -177,7 +186,8 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
         add("fma", 2.0 * threads * work * _accumulators(level) * level.lanes, [partial(fma, at, work)] * threads)
         for bits in widths:
             count = 8.0 * threads * work * dots * level.lanes
-            add(f"{bits} bits", count, [partial(dot(bits), at, work // QUADS)] * threads)
+            for together in TOGETHER:
+                add(f"{bits} bits {together}", count, [partial(dot(bits, together), at, work // QUADS)] * threads)
         for size in sizes:
             blocks = max(1, size // threads // block)
             turns = max(1, 8 * MIB * threads * threads // size)
@@ -186,7 +196,7 @@ def measure(threads: int, sizes: Sequence[int] = SIZES, seconds: float = 0.25) -
         found = interleaved(calls, seconds=seconds, least=8)
     rates = {name: counts[name] / min(times) for name, times in found.items()}
     bandwidths = tuple(rates[str(size)] for size in sizes)
-    dots_found = tuple(rates[f"{bits} bits"] for bits in widths)
+    dots_found = tuple(max(rates[f"{bits} bits {together}"] for together in TOGETHER) for bits in widths)
     return Ceilings(level.name, threads, rates["fma"], widths, dots_found, tuple(sizes), bandwidths)
 
 

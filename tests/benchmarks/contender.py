@@ -26,11 +26,13 @@ def several(weight: Array) -> list[Array]:
 @dataclass(frozen=True)
 class Linear:
     """`run` computes x @ w^T COPIES times, and returns one of the products; `bits` a weight, 32 for float32. `size` is
-    what one of them reads of weights and scales, in bytes."""
+    what one of them reads of weights and scales, in bytes. `summed`: products are summed as those of codes of so many
+    bits can always be (0: of `bits`)."""
 
     bits: int
     size: int
     run: Callable[[], Array]
+    summed: int = 0
 
 
 @dataclass(frozen=True)

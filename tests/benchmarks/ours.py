@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from tests.benchmarks.contender import COPIES, Array, Linear, Model, Subject, several
@@ -10,45 +11,66 @@ from tests.benchmarks.peers.torch import of_module
 from torch import Tensor, nn
 
 import tersor
-from tersor.backends.numba.features import detect
+from tersor.backends.numba.features import Level, detect
+from tersor.backends.numba.forms.affine import operands
 from tersor.backends.numba.layout import kernel_bits
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
 from tersor.compiler.measure.seconds import ring_of
+from tersor.passes.quantize.uniform import Uniform, UniformQuantisation
 
 POLICY = "for linear or embedding or recurrent choose int8()"
 POLICIES = {
     f"tersor 8 bits, activations by {group}": POLICY.replace("int8()", f"int8(activations = {group})")
     for group in ("64", "128", "row")
 }
-SEVEN = {
-    f"tersor 7 bits, activations by {group}": POLICY.replace(
-        "int8()", f"uniform(bits = 7, group = row, symmetric = true, activations = {group})"
+NARROW = {  # codes whose products fit 16 bits
+    f"tersor {bits} narrow bits, activations by {group}": POLICY.replace(
+        "int8()", f"uniform(bits = {bits}, group = row, symmetric = true, activations = {group}, accumulator = 16)"
     )
+    for bits in (8, 7)
     for group in ("64", "row")
 }
+NARROW_ROW = "int8(activations = row, accumulator = 16)"
 RECURRENT = {  # 4 bits for the matrix that is read at every step
-    "tersor 4-bit states, the rest 8, activations by row": f"""{POLICY.replace("int8()", "int8(activations = row)")}
+    "tersor 4-bit states, the rest 8 narrow, activations by row": f"""{POLICY.replace("int8()", NARROW_ROW)}
 for role recurrent.hidden choose uniform(bits = 4, group = row, activations = row)"""
 }
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
-NARROWER = ((7, 0), (6, 0))  # where they have kernels of their own, faster than that of 8 bits
+FEWER = ((7, 0), (6, 0))  # where they have kernels of their own, faster than that of 8 bits
 
 
 def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     """On as many threads as torch has; each as the native program of a graph, which is how a model runs it."""
     inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
     level = detect()
-    for bits, group in (*FORMS, *(form for form in NARROWER if kernel_bits(form[0], level) == form[0])):
-        leaves = [quantised(torch.from_numpy(held), bits, group) for held in several(weight)]
+    forms = [(*form, False) for form in FORMS]
+    if in_pairs(level):
+        forms += [*((*form, False) for form in FEWER), (8, 0, True), (7, 0, True)]
+    for bits, group, narrow in forms:
+        made = partial(narrow_row, bits=bits) if narrow else partial(quantised, bits=bits, group=group)
+        leaves = [made(torch.from_numpy(held)) for held in several(weight)]
         graph = ring_of(leaves[:1], COPIES)
         for i, leaf in enumerate(leaves):
             graph.set_submodule(f"leaf{i}_0", leaf)
         bound = NativeGraph(graph.eval(), HANDLERS, level.name).bind(*inputs)
         size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
-        label = f"tersor {bits} bits, {f'groups of {group}' if group else 'row'}"
-        yield label, Linear(bits, size, lambda bound=bound: bound()[0].numpy())
+        label = f"tersor {bits}{' narrow' * narrow} bits, {f'groups of {group}' if group else 'row'}"
+        yield label, Linear(bits, size, lambda bound=bound: bound()[0].numpy(), bits - narrow)
+
+
+def in_pairs(level: Level) -> bool:
+    """Whether dot products of bytes are in pairs."""
+    return kernel_bits(7, level) == 7
+
+
+def narrow_row(weight: Tensor, bits: int) -> QuantizedLinear:
+    """One scale a row, wide enough that sums of products fit 16 bits."""
+    point = Uniform(bits=bits, group="row", symmetric=True, accumulator=16)
+    store = UniformQuantisation().pack(weight, point)
+    codes, scale, zero, *_ = operands(store)
+    return QuantizedLinear.from_codes(codes, scale, zero, bits, activation_group=0)
 
 
 def quantised(weight: Tensor, bits: int, group: int) -> QuantizedLinear:
@@ -66,7 +88,7 @@ def models(subject: Subject) -> Iterator[tuple[str, Model]]:
     """On as many threads as torch has."""
     example = {name: torch.from_numpy(value) for name, value in subject.example.items()}
     recurrent = any(isinstance(module, nn.RNNBase) for module in subject.module.modules())
-    policies = POLICIES | (RECURRENT if recurrent else {}) | (SEVEN if kernel_bits(7, detect()) == 7 else {})
+    policies = POLICIES | (RECURRENT if recurrent else {}) | (NARROW if in_pairs(detect()) else {})
     for label, policy in policies.items():
         result = tersor.compile(subject.module, tersor.Policy.parse(policy), example, backend="numba")
         yield label, of_module(result.module, list(example))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numba import njit
-from tests.benchmarks.ceilings import LINE, QUADS, UNROLL, Ceilings, make_dot, make_fma, make_read
+from tests.benchmarks.ceilings import LINE, QUADS, TOGETHER, UNROLL, Ceilings, make_dot, make_fma, make_read
 
 from tersor.backends.numba.features import detect
 
@@ -46,9 +46,10 @@ def test_every_turn_multiplies() -> None:
     assert len({fma(memory.ctypes.data, turns) for turns in (1, 2, 3, 4)}) == 4
 
 
-@pytest.mark.parametrize("bits", [4, 7, 8])
-def test_every_turn_adds_dot_products(bits: int) -> None:
-    dot_ = make_dot(LEVEL, bits)
+@pytest.mark.parametrize("bits", [4, 6, 7, 8])
+@pytest.mark.parametrize("together", TOGETHER)
+def test_every_turn_adds_dot_products(bits: int, together: int) -> None:
+    dot_ = make_dot(LEVEL, bits, together)
 
     @njit("int64(int64, int64)")
     def dot(address: int, turns: int) -> int:
@@ -66,7 +67,7 @@ def test_the_limit_is_what_takes_longer() -> None:
     found = Ceilings("x", 1, 10.0, (4, 8), (200.0, 100.0), (1000, 2000), (50.0, 20.0))
     assert found.limit(1000, 100, 8) == pytest.approx(10)  # arithmetic
     assert found.limit(1000, 1000, 8) == pytest.approx(20)  # reading at 50
-    assert found.limit(1000, 1001, 8) == pytest.approx(1001 / 20)
+    assert found.limit(1000, 1000 * 2**0.5, 8) == pytest.approx(1000 * 2**0.5 / 35)  # half way between 50 and 20
     assert found.limit(1000, 9000, 8) == pytest.approx(450)
     assert found.limit(1000, 100, 4) == pytest.approx(5)
     assert found.limit(1000, 100, 6) == pytest.approx(10)
