@@ -191,8 +191,8 @@ def room_for(codes: AffineCodes, level: Level) -> int:
     center = 1 << (codes.bits - 1)
     if level.dot != "pmaddwd" or codes.bits < 7 or bool((codes.zero != center).any()):
         return 0
-    room = room_of(codes.codes.to(torch.int16) - center)
-    return room if room > codes.bits % 2 else 0  # one product of any codes of 7 bits, none of 8
+    room, of_any = room_of(codes.codes, center), 1 if codes.bits == 7 else 0
+    return room if room > of_any else 0
 
 
 def pack_codes(codes: Tensor, layout: Layout, level: Level) -> Tensor:
@@ -223,9 +223,10 @@ def unpack_codes(packed: Tensor, layout: Layout, level: Level) -> Tensor:
 def pack_starts(codes: Tensor, layout: Layout, level: Level) -> Tensor:
     """-128 * the sum of code - center of every kernel group, from codes (rows, columns) uint8 to the panel layout."""
     panels = -(-layout.rows // level.panel)
-    signed = F.pad(codes.to(torch.int32) - layout.center, (0, layout.padded - layout.columns))
+    padded = F.pad(codes, (0, layout.padded - layout.columns), value=layout.center)
+    sums = padded.view(layout.rows, layout.groups, layout.group).sum(-1, dtype=torch.int32)
     full = torch.zeros(panels * level.panel, layout.groups, dtype=torch.int32)
-    full[: layout.rows] = -128 * signed.view(layout.rows, layout.groups, layout.group).sum(-1, dtype=torch.int32)
+    full[: layout.rows] = -128 * (sums - layout.center * layout.group)
     return full.view(panels, level.panel, layout.groups).transpose(1, 2).reshape(-1).contiguous()
 
 

@@ -69,9 +69,12 @@ def _linear_agrees(
 
 
 def agrees(level: Level, layout: Layout, activation: Activation) -> bool:
-    """Whether the kernel of a layout agrees with the reference at a level."""
+    """Whether the kernel of a layout agrees with the reference at a level; warns where it does not."""
     key = (layout.bits, layout.weight_group, layout.activation_group, layout.shifted, layout.room, activation)
-    return _linear_agrees(level.name, *key)
+    found = _linear_agrees(level.name, *key)
+    if not found:
+        _warn(level, str(layout))
+    return found
 
 
 def _warn(level: Level, what: str) -> None:
@@ -82,10 +85,7 @@ def _warn(level: Level, what: str) -> None:
 
 
 def trusted_level(level: Level | None, layout: Layout, activation: Activation) -> Level | None:
-    """`level` if its kernel agrees with the reference here, else the next slower one that does, else None; warns on a
-    mismatch.
-    """
+    """`level` if its kernel agrees with the reference here, else the next slower one that does, else None."""
     while level is not None and not agrees(level, layout, activation):
-        _warn(level, str(layout))
         level = below(level)
     return level

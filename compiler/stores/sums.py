@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MOST = 128
-ROOMS = (2, 1)
+ROWS = 4096
 
 
 def one_sided(weights: Tensor, room: int) -> Tensor:
@@ -38,9 +38,14 @@ def shrunk(weights: Tensor, room: int) -> Tensor:
     return (weights * spread[:, : weights.shape[1]]).trunc().to(weights.dtype)
 
 
-def room_of(weights: Tensor) -> int:
-    """How many products of these integers (rows, columns) can be added in 16 bits: 2, 1, or 0."""
-    return next((room for room in ROOMS if bool((one_sided(weights, room) <= MOST).all())), 0)
+def room_of(codes: Tensor, center: int) -> int:
+    """How many products of the weights code - center, codes (rows, columns), can be added in 16 bits: 2, 1, or 0."""
+    room = 2
+    for part in codes.split(ROWS):  # sums of a large table would take several times its memory
+        weights = part.to(torch.int16) - center
+        while room and bool((one_sided(weights, room) > MOST).any()):
+            room -= 1
+    return room
 
 
 def excess(weights: Tensor, room: int, group: int) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_oracle import FASTEST, WIDTHS, error, expected, random_matrix
+from kernel_oracle import FASTEST, IN_PAIRS, WIDTHS, error, expected, narrowed, random_matrix
 from torch.nn import functional as F
 
 from tersor.backends.numba import ops, selfcheck
@@ -177,3 +177,14 @@ def test_joined_linears_compute_each_part() -> None:
     assert joined is not None
     assert torch.equal(joined(x), torch.cat([module(x) for module in modules], dim=-1))
     assert QuantizedLinear.joined(modules[::-1]) is None  # 50 outputs do not fill a panel
+
+
+@pytest.mark.skipif(not IN_PAIRS, reason="NO AVX2: no kernel here adds products in 16 bits")
+def test_where_narrow_codes_cannot_be_trusted_they_are_taken_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "_linear_agrees", lambda *key: not key[5])
+    matrix = narrowed(random_matrix(20, 96, 8, shifted=False), 1)
+    with pytest.warns(UserWarning, match="room=1"):
+        module = matrix.module(level=IN_PAIRS[0])
+    assert module.layout.room == 0
+    x = torch.randn(5, 96)
+    assert error(module(x), expected(matrix, x, 64)) < 1e-5
