@@ -254,7 +254,7 @@ class Emitter:
 
     def _pair_products(self, x: Value, y: Value) -> Value:
         """x[2i] * y[2i] + x[2i+1] * y[2i+1] of 16-bit lanes, in 32 bit."""
-        if self.level.dot == "pmaddwd":
+        if self.level.in_pairs:
             return self.call(_PMADDWD[self.level.lanes], self.ints, x, y)
         n = self.level.lanes
         wide = ir.VectorType(I32, 2 * n)

@@ -40,6 +40,11 @@ class Level:
         """Outputs in a panel."""
         return self.lanes * self.strips
 
+    @property
+    def in_pairs(self) -> bool:
+        """Whether products of bytes are added in pairs, in 16 bits."""
+        return self.dot == "pmaddwd"
+
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 

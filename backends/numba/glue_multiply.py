@@ -11,14 +11,14 @@ from tersor.backends.numba.elementwise import make_copy
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import STEP
 from tersor.backends.numba.memorykernels import make_call, make_load
-from tersor.backends.numba.microkernels import LinearSpec, make_panel, make_raise
+from tersor.backends.numba.microkernels import LinearSpec, make_inputs, make_panel
 
 SPEC = LinearSpec("generic", 8, "row", False)
 
 LEVEL = level_named(SPEC.level)
 PANEL = LEVEL.panel
 multiply = make_panel(SPEC)
-raised = make_raise(LEVEL)
+inputs = make_inputs(SPEC)
 load = make_load(LEVEL)
 copy = make_copy(LEVEL)
 call = make_call(LEVEL)
@@ -53,12 +53,8 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     for _ in range(first, last):
         after = p + 1 if p + 1 < panels else 0
         count = min(block, rows - start)
-        given = q + start * padded
-        if SIGNED:
-            if ready != start:
-                raised(scratch, given, count * padded)
-                ready = start
-            given = scratch
+        given = inputs(q + start * padded, count * padded, scratch, start - ready)
+        ready = start
         width = min(PANEL, outputs - p * PANEL)
         target = y + start * y_stride + 4 * PANEL * p
         stride = y_stride

@@ -12,7 +12,7 @@ from tersor.backends.numba.features import level_named
 from tersor.backends.numba.fusedspec import MultiplyRoundSpec
 from tersor.backends.numba.layout import STEP
 from tersor.backends.numba.memorykernels import make_load
-from tersor.backends.numba.microkernels import LinearSpec, make_panel, make_raise
+from tersor.backends.numba.microkernels import LinearSpec, make_inputs, make_panel
 from tersor.backends.numba.rounding import RoundSpec, make_round
 
 SPEC = MultiplyRoundSpec(LinearSpec("generic", 8, "row", False), RoundSpec("generic"))
@@ -20,7 +20,7 @@ SPEC = MultiplyRoundSpec(LinearSpec("generic", 8, "row", False), RoundSpec("gene
 LEVEL = level_named(SPEC.linear.level)
 PANEL = LEVEL.panel
 multiply = make_panel(SPEC.linear)
-raised = make_raise(LEVEL)
+inputs = make_inputs(SPEC.linear)
 rounded = make_round(SPEC.rounding)
 load = make_load(LEVEL)
 PER_GROUP = SPEC.linear.kind == "group"
@@ -55,12 +55,8 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
         start = unit // out_groups * block
         g = unit % out_groups
         count = min(block, rows - start)
-        given = q + start * padded
-        if SIGNED:
-            if ready != start:
-                raised(work, given, count * padded)
-                ready = start
-            given = work
+        given = inputs(q + start * padded, count * padded, work, start - ready)
+        ready = start
         for i in range(panels):
             p = g * panels + i
             multiply(

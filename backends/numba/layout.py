@@ -119,7 +119,7 @@ def kernel_bits(bits: int, level: Level) -> int:
     """How many bits the kernels of a level take codes of `bits` bits for: all that are laid out alike are one, but
     where products are summed in 16 bits and fewer bits are faster.
     """
-    return bits if level.dot == "pmaddwd" and bits > 4 else width_of(bits)
+    return bits if level.in_pairs and bits > 4 else width_of(bits)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def room_for(codes: AffineCodes, level: Level) -> int:
     bits, and they have their center as zero point; else 0.
     """
     center = 1 << (codes.bits - 1)
-    if level.dot != "pmaddwd" or codes.bits < 7 or bool((codes.zero != center).any()):
+    if not level.in_pairs or codes.bits < 7 or bool((codes.zero != center).any()):
         return 0
     room, of_any = room_of(codes.codes, center), 1 if codes.bits == 7 else 0
     return room if room > of_any else 0
@@ -220,25 +220,28 @@ def unpack_codes(packed: Tensor, layout: Layout, level: Level) -> Tensor:
     return found + layout.center if layout.room else found
 
 
-def pack_starts(codes: Tensor, layout: Layout, level: Level) -> Tensor:
-    """-128 * the sum of code - center of every kernel group, from codes (rows, columns) uint8 to the panel layout."""
-    panels = -(-layout.rows // level.panel)
-    padded = F.pad(codes, (0, layout.padded - layout.columns), value=layout.center)
-    sums = padded.view(layout.rows, layout.groups, layout.group).sum(-1, dtype=torch.int32)
-    full = torch.zeros(panels * level.panel, layout.groups, dtype=torch.int32)
-    full[: layout.rows] = -128 * (sums - layout.center * layout.group)
-    return full.view(panels, level.panel, layout.groups).transpose(1, 2).reshape(-1).contiguous()
-
-
 def pack_groups(values: Tensor, layout: Layout, level: Level) -> Tensor:
     """Values per (row, group) to the panel layout, repeated where the kernel's groups are finer than the weight's."""
-    panels = -(-layout.rows // level.panel)
-    count = layout.groups if layout.kind == "group" else 1
     if layout.kind == "group":
-        values = values.repeat_interleave(layout.weight_group // layout.group, dim=1)[:, :count]
-    full = torch.zeros(panels * level.panel, count, dtype=torch.float32)
-    full[: layout.rows] = values
-    return full.view(panels, level.panel, count).transpose(1, 2).reshape(-1).contiguous()
+        values = values.repeat_interleave(layout.weight_group // layout.group, dim=1)[:, : layout.groups]
+    return _to_panels(values.to(torch.float32), level)
+
+
+def pack_shift(held: AffineCodes, layout: Layout, level: Level) -> Tensor | None:
+    """What lies in the place of the shift: it, the starts of codes that are kept signed, or nothing."""
+    if layout.room:
+        padded = F.pad(held.codes, (0, layout.padded - layout.columns), value=layout.center)
+        sums = padded.view(layout.rows, layout.groups, layout.group).sum(-1, dtype=torch.int32)
+        return _to_panels(-128 * (sums - layout.center * layout.group), level)
+    shift = held.shift()
+    return None if shift is None else pack_groups(shift, layout, level)
+
+
+def _to_panels(values: Tensor, level: Level) -> Tensor:
+    """(rows, count) to [panel][count][strip * lane], the last panel filled up with zeros."""
+    rows, count = values.shape
+    full = F.pad(values, (0, 0, 0, -rows % level.panel))
+    return full.view(-1, level.panel, count).transpose(1, 2).reshape(-1).contiguous()
 
 
 def unpack_groups(packed: Tensor, layout: Layout, level: Level) -> Tensor:

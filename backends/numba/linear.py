@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import ACTIVATIONS, Activation
-from tersor.backends.numba.features import Level, detect, level_named
+from tersor.backends.numba.features import detect, level_named
 from tersor.backends.numba.layout import (
     AffineCodes,
     Layout,
@@ -22,7 +22,7 @@ from tersor.backends.numba.layout import (
     pack_bias,
     pack_codes,
     pack_groups,
-    pack_starts,
+    pack_shift,
     room_for,
 )
 from tersor.backends.numba.reference import activate
@@ -108,7 +108,7 @@ class QuantizedLinear(nn.Module):
             activation,
             pack_codes(held.codes, layout, packing),
             pack_groups(held.scale, layout, packing),
-            _extra(held.codes, shift, layout, packing),
+            pack_shift(held, layout, packing),
             pack_bias(bias, layout, packing),
         )
 
@@ -166,10 +166,3 @@ class QuantizedLinear(nn.Module):
             f"group={layout.weight_group}, activation_group={layout.activation_group}, "
             f"activation={self.activation}, level={self.level}"
         )
-
-
-def _extra(codes: Tensor, shift: Tensor | None, layout: Layout, level: Level) -> Tensor | None:
-    """What lies in the place of the shift: it, the starts of codes that are kept signed, or nothing."""
-    if layout.room:
-        return pack_starts(codes, layout, level)
-    return None if shift is None else pack_groups(shift, layout, level)

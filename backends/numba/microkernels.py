@@ -66,7 +66,7 @@ class LinearSpec:
 def packed_rows(level: Level, width: int, looked_up: bool = False) -> int:
     """Up to so many rows it is faster to unpack codes of `width` bits for every tile than to expand them once."""
     if width == 4 and not looked_up:
-        return 8 if level.dot == "pmaddwd" else 24  # few instructions a product: unpacking counts for more
+        return 8 if level.in_pairs else 24  # few instructions a product: unpacking counts for more
     return {2: 12, 4: 12, 8: 0}[width]
 
 
@@ -226,20 +226,27 @@ def make_panel(spec: LinearSpec) -> Callable[..., Any]:
     return panel  # type: ignore[no-any-return]
 
 
-def make_raise(level: Level) -> Callable[..., Any]:
-    """raised(target, source, count): u = q + 128 for `count` bytes, a multiple of STEP."""
+def make_inputs(spec: LinearSpec) -> Callable[..., Any]:
+    """inputs(q, count, place, moved): the address of activations as the panel kernel is given them, that of q; for
+    signed codes `place`, where u = q + 128 of `count` bytes, a multiple of STEP, is written unless `moved` is 0.
+    """
+    level = level_named(spec.level)
     narrow = replace(level, lanes=min(level.lanes, STEP // 4))
 
-    @kernel(narrow, 3)
-    def raised(e: Emitter, target: Value, source: Value, count: Value) -> None:
+    @kernel(narrow, 4, "int64")
+    def inputs(e: Emitter, q: Value, count: Value, place: Value, moved: Value) -> Value:
         vector = 4 * e.level.lanes
 
         def body(i: Value, _: list[Value]) -> list[Value]:
             offset = e.times(i, vector)
-            flipped = e.b.xor(e.load_ints(e.at(source, offset)), e.byte_mask(128))
-            e.store(e.at(target, offset), flipped)
+            flipped = e.b.xor(e.load_ints(e.at(q, offset)), e.byte_mask(128))
+            e.store(e.at(place, offset), flipped)
             return []
 
-        e.loop(e.b.sdiv(count, I64(vector)), [], body)
+        if not spec.room:
+            return q
+        with e.b.if_then(e.b.icmp_signed("!=", moved, I64(0))):
+            e.loop(e.b.sdiv(count, I64(vector)), [], body)
+        return place
 
-    return raised  # type: ignore[no-any-return]
+    return inputs  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ import torch
 from tersor.backends.numba import ops
 from tersor.backends.numba.elementwise import Activation
 from tersor.backends.numba.features import Level, below, level_named
-from tersor.backends.numba.layout import Layout, pack_bias, pack_codes, pack_groups, pack_starts
+from tersor.backends.numba.layout import AffineCodes, Layout, pack_bias, pack_codes, pack_groups, pack_shift
 from tersor.backends.numba.microkernels import packed_rows
 from tersor.backends.numba.reference import reference_linear
 from tersor.compiler.stores.sums import shrunk
@@ -47,9 +47,7 @@ def linear_agrees(level: Level, layout: Layout, activation: Activation) -> bool:
     rows = sum(level.row_tiles)  # a tile of every size, over packed codes and over expanded ones
     x = torch.randn(packed_rows(level, layout.width) + rows, small.columns, generator=generator)
     x[0] = 3.0  # every activation at its extreme
-    shift = pack_groups(scale * (small.center - zero), small, level) if small.shifted else None
-    if small.room:
-        shift = pack_starts(codes, small, level)
+    shift = pack_shift(AffineCodes(codes, scale, zero, small.bits, small.weight_group), small, level)
     packed = (pack_codes(codes, small, level), pack_groups(scale, small, level), shift, pack_bias(bias, small, level))
     shape = (small.rows, small.columns, small.bits, small.room, small.weight_group, small.activation_group)
     expected = reference_linear(x, codes, scale, zero, bias, small, activation)

@@ -45,7 +45,7 @@ def dots_in_short(level: Level, bits: int) -> int:
     without a dot product of four bytes; 0 where sums are of 32 bits from the start.
     """
     most = 2 * int(QMAX) * ((1 << bits) - 1)
-    return ((1 << 15) - 1) // most if level.dot == "pmaddwd" else 0
+    return ((1 << 15) - 1) // most if level.in_pairs else 0
 
 
 def spread(level: Level) -> bool:

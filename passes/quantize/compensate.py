@@ -51,11 +51,10 @@ def inverse_factor(form: Tensor) -> Tensor:
     return torch.from_numpy(lower).to(torch.float32).flip(0, 1)
 
 
-def compensated(weight: Tensor, form: Tensor, group: int, ratio: Tensor, fit: Fit) -> Affine:
-    """The affine store whose codes were chosen column by column with compensation; `fit` makes the levels of one group
-    from its columns and its part (rows, 1) of `ratio` (rows, groups). Rows do not depend on each other: they go `ROWS`
-    at a time."""
-    factor = inverse_factor(form)
+def compensated(weight: Tensor, factor: Tensor, group: int, ratio: Tensor, fit: Fit) -> Affine:
+    """The affine store whose codes were chosen column by column with compensation by the `inverse_factor` of an error;
+    `fit` makes the levels of one group from its columns and its part (rows, 1) of `ratio` (rows, groups). Rows do not
+    depend on each other: they go `ROWS` at a time."""
     with using_threads(1 if weight.numel() < APART else torch.get_num_threads()):
         pieces = zip(weight.split(ROWS), ratio.split(ROWS), strict=True)
         parts = [_compensated(rows, factor, group, by, fit) for rows, by in pieces]

@@ -23,7 +23,7 @@ from torch import Tensor
 from tersor.compiler.method import Context, Method, Params, Refusal
 from tersor.compiler.stores import Affine, Codes, Dense
 from tersor.compiler.stores.affine import group_count, spread
-from tersor.passes.quantize.compensate import ROWS, compensated
+from tersor.passes.quantize.compensate import ROWS, compensated, inverse_factor
 from tersor.passes.quantize.inputs import USUAL, Activations, columns_of
 from tersor.passes.quantize.narrow import Accumulator, narrow, refused
 
@@ -158,11 +158,13 @@ class UniformQuantisation(Method[Uniform]):
             return quantise(columns, point.bits, group, point.symmetric, ratio * wider)
 
         def make(rows: Tensor, wider: Tensor) -> Affine:
-            if self.wants_form(point) and context.form is not None:
-                return compensated(rows, context.form, group, wider, lambda part, by: fit(part, part.shape[1], by))
-            return fit(rows, group, wider)
+            if factor is None:
+                return fit(rows, group, wider)
+            return compensated(rows, factor, group, wider, lambda part, by: fit(part, part.shape[1], by))
 
         group = columns_per_group(point.group, tensor.shape[1])
+        form = context.form if self.wants_form(point) else None
+        factor = None if form is None else inverse_factor(form)
         if point.accumulator == 16:
             store = narrow(tensor, point.bits, group, make)
         else:

@@ -113,7 +113,9 @@ def make_dot(level: Level, bits: int, together: int) -> Any:
         def turn(_: Value, held: list[Value]) -> list[Value]:
             base = e.opaque(address)
             room = dots_in_short(level, bits)
-            sums = Sums(e, min(room, together) if together > 1 else room, dict(zip(keys, held, strict=True)))
+            if together > 1:  # sums wait in 16 bits for those of the same row only
+                room = min(room, together)
+            sums = Sums(e, room, dict(zip(keys, held, strict=True)))
             for first in range(0, QUADS, together):
                 quads = range(first, first + together)
                 codes = {

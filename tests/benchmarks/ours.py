@@ -11,9 +11,8 @@ from tests.benchmarks.peers.torch import of_module
 from torch import Tensor, nn
 
 import tersor
-from tersor.backends.numba.features import Level, detect
+from tersor.backends.numba.features import detect
 from tersor.backends.numba.forms.affine import operands
-from tersor.backends.numba.layout import kernel_bits
 from tersor.backends.numba.linear import QuantizedLinear
 from tersor.backends.numba.native.graph import NativeGraph
 from tersor.backends.numba.native.lower import HANDLERS
@@ -32,11 +31,8 @@ NARROW = {  # codes whose products fit 16 bits
     for bits in (8, 7)
     for group in ("64", "row")
 }
-NARROW_ROW = "int8(activations = row, accumulator = 16)"
-RECURRENT = {  # 4 bits for the matrix that is read at every step
-    "tersor 4-bit states, the rest 8 narrow, activations by row": f"""{POLICY.replace("int8()", NARROW_ROW)}
-for role recurrent.hidden choose uniform(bits = 4, group = row, activations = row)"""
-}
+# For the matrix that is read at every step.
+STATES = "\nfor role recurrent.hidden choose uniform(bits = 4, group = row, activations = row)"
 FORMS = ((8, 0), (4, 32), (4, 128))  # bits a weight; columns that share a scale, 0: all of the row
 FEWER = ((7, 0), (6, 0))  # where they have kernels of their own, faster than that of 8 bits
 
@@ -46,7 +42,7 @@ def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
     inputs = [torch.from_numpy(x.copy()) for _ in range(COPIES)]
     level = detect()
     forms = [(*form, False) for form in FORMS]
-    if in_pairs(level):
+    if level.in_pairs:
         forms += [*((*form, False) for form in FEWER), (8, 0, True), (7, 0, True)]
     for bits, group, narrow in forms:
         made = partial(narrow_row, bits=bits) if narrow else partial(quantised, bits=bits, group=group)
@@ -58,11 +54,6 @@ def linears(weight: Array, x: Array) -> Iterator[tuple[str, Linear]]:
         size = weight.size * bits // 8 + 4 * weight.size // (group or weight.shape[1])
         label = f"tersor {bits}{' narrow' * narrow} bits, {f'groups of {group}' if group else 'row'}"
         yield label, Linear(bits, size, lambda bound=bound: bound()[0].numpy(), bits - narrow)
-
-
-def in_pairs(level: Level) -> bool:
-    """Whether dot products of bytes are in pairs."""
-    return kernel_bits(7, level) == 7
 
 
 def narrow_row(weight: Tensor, bits: int) -> QuantizedLinear:
@@ -88,7 +79,9 @@ def models(subject: Subject) -> Iterator[tuple[str, Model]]:
     """On as many threads as torch has."""
     example = {name: torch.from_numpy(value) for name, value in subject.example.items()}
     recurrent = any(isinstance(module, nn.RNNBase) for module in subject.module.modules())
-    policies = POLICIES | (RECURRENT if recurrent else {}) | (NARROW if in_pairs(detect()) else {})
+    policies = POLICIES | (NARROW if detect().in_pairs else {})
+    if recurrent:
+        policies |= {f"{label}, 4-bit states": policy + STATES for label, policy in policies.items() if "row" in label}
     for label, policy in policies.items():
         result = tersor.compile(subject.module, tersor.Policy.parse(policy), example, backend="numba")
         yield label, of_module(result.module, list(example))

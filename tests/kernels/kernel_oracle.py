@@ -13,7 +13,7 @@ from tersor.compiler.stores.sums import shrunk
 
 RUNNABLE = [level.name for level in LEVELS if supported(level)]
 FASTEST = RUNNABLE[0]
-IN_PAIRS = [name for name in RUNNABLE if level_named(name).dot == "pmaddwd"]  # dot products of bytes are in pairs
+IN_PAIRS = [name for name in RUNNABLE if level_named(name).in_pairs]
 # Levels of one vector width differ in the dot product only.
 WIDTHS = [
     next(level.name for level in LEVELS if level.lanes == n and supported(level))

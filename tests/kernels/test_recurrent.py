@@ -56,12 +56,13 @@ def test_every_step_is_exact_at_every_level(level: str, mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("level", IN_PAIRS)
+@pytest.mark.parametrize("level", RUNNABLE)
 @pytest.mark.parametrize(("bits", "room"), [(8, 1), (7, 2)])
 def test_every_step_over_narrow_codes(level: str, mode: Mode, bits: int, room: int) -> None:
     layer = random_layer(mode, 40, 37, bits, directions=2, room=room)
     linears = layer.module(level=level).linears
-    assert all(linear.layout.room >= room for linear in linears)  # type: ignore[union-attr,operator]
+    least = room if level in IN_PAIRS else 0
+    assert all(linear.layout.room >= least for linear in linears)  # type: ignore[union-attr,operator]
     assert run(layer, inputs(layer, 3, 5), *states(layer, 3), level=level) < TOLERANCE
 
 

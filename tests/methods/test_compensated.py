@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tersor.compiler.method import Context
 from tersor.compiler.stores import Affine
-from tersor.passes.quantize.compensate import DAMPING, compensated
+from tersor.passes.quantize.compensate import DAMPING, compensated, inverse_factor
 from tersor.passes.quantize.uniform import Group, Uniform, UniformQuantisation, quantise
 
 METHOD = UniformQuantisation()
@@ -64,7 +64,7 @@ def test_costs_less_than_rounding_to_nearest(bits: int, group: Group, symmetric:
 
 def on_fixed_levels(weight: Tensor, form: Tensor, scale: float, bits: int) -> Affine:
     levels = quantise(torch.full((len(weight), 1), scale * (2 ** (bits - 1) - 1)), bits, 1, True)
-    return compensated(weight, form, weight.shape[1], torch.ones(len(weight), 1), lambda *_: levels)
+    return compensated(weight, inverse_factor(form), weight.shape[1], torch.ones(len(weight), 1), lambda *_: levels)
 
 
 def test_two_columns_are_the_closed_form() -> None:

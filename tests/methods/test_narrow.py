@@ -71,7 +71,7 @@ def test_few_bits_always_fit(bits: int) -> None:
     assert torch.equal(before.dense(), after.dense())
 
 
-def test_a_matrix_of_zeros_and_no_rows() -> None:
+def test_a_matrix_of_zeros() -> None:
     point = Uniform(bits=8, group="row", symmetric=True, accumulator=16)
     assert not METHOD.pack(torch.zeros(3, 40), point).dense().any()
 
