@@ -30,6 +30,17 @@ def check_backend(name: str) -> None:
         raise RequestError(f"there is no backend `{name}`; there are {', '.join(get_args(BackendName))}")
 
 
+def adds_in_pairs(name: BackendName) -> bool:
+    """Whether kernels of a backend add products of bytes in pairs on this CPU, which takes codes whose sums fit 16 bits
+    to be fast (`compiler.stores.sums`)."""
+    check_backend(name)
+    if name == "eager":
+        return False
+    from tersor.backends.numba.features import detect
+
+    return detect().in_pairs
+
+
 def apply(module: fx.GraphModule, name: BackendName) -> tuple[nn.Module, tuple[Placed, ...]]:
     """The module for inference on a backend, and what became of every module that holds a store; `auto` takes the CPU
     kernels where they claim something. The module given stays as it is."""
