@@ -178,20 +178,23 @@ class AffineCodes:
         moved = (self.codes.to(torch.int16) + int(move)).to(torch.uint8)
         return replace(wider, codes=moved, zero=torch.full_like(self.zero, center))
 
-    def shift(self) -> Tensor | None:
-        """scale * (center - zero), None if it is 0 everywhere."""
-        move = (1 << (self.bits - 1)) - self.zero
-        return self.scale * move if bool(move.any()) else None
+    @property
+    def center(self) -> int:
+        return 1 << (self.bits - 1)
+
+    @property
+    def shifted(self) -> bool:
+        """Whether a zero point is not the center."""
+        return bool((self.zero != self.center).any())
 
 
 def room_for(codes: AffineCodes, level: Level) -> int:
     """How many products of these codes fit 16 bits where a level sums them so, if more than of any codes of as many
     bits, and they have their center as zero point; else 0.
     """
-    center = 1 << (codes.bits - 1)
-    if not level.in_pairs or codes.bits < 7 or bool((codes.zero != center).any()):
+    if not level.in_pairs or codes.bits < 7 or codes.shifted:
         return 0
-    room, of_any = room_of(codes.codes, center), 1 if codes.bits == 7 else 0
+    room, of_any = room_of(codes.codes, codes.center), 1 if codes.bits == 7 else 0
     return room if room > of_any else 0
 
 
@@ -233,8 +236,7 @@ def pack_shift(held: AffineCodes, layout: Layout, level: Level) -> Tensor | None
         padded = F.pad(held.codes, (0, layout.padded - layout.columns), value=layout.center)
         sums = padded.view(layout.rows, layout.groups, layout.group).sum(-1, dtype=torch.int32)
         return _to_panels(-128 * (sums - layout.center * layout.group), level)
-    shift = held.shift()
-    return None if shift is None else pack_groups(shift, layout, level)
+    return pack_groups(held.scale * (held.center - held.zero), layout, level) if layout.shifted else None
 
 
 def _to_panels(values: Tensor, level: Level) -> Tensor:

@@ -91,8 +91,7 @@ class QuantizedLinear(nn.Module):
             raise RequestError(f"no activation {activation!r}; use one of: {', '.join(ACTIVATIONS)}")
         if bias is not None and tuple(bias.shape) != (held.rows,):
             raise RequestError(f"bias has shape {tuple(bias.shape)}; {held.rows} outputs need {(held.rows,)}")
-        shift = held.shift()
-        layout = Layout(held.rows, held.columns, held.bits, group, activation_group, shift is not None)
+        layout = Layout(held.rows, held.columns, held.bits, group, activation_group, held.shifted)
         narrow = replace(layout, room=room_for(held, wanted))
         if narrow.room and agrees(wanted, narrow, activation):
             layout = narrow

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from tersor import api, saved
-from tersor.backend import BackendName, adds_in_pairs, check_backend
+from tersor.backend import BackendName, check_backend
 from tersor.compiled import compiled
 from tersor.compiler.errors import RequestError
 from tersor.compiler.loop import Deadline
@@ -174,8 +174,7 @@ class Search:
         notes = (*self.model.notes, *(self.data.notes if self.data else ()))
         program = captured(self.model.module, self.model.example)
         program = replace(program, notes=(*notes, *program.notes))
-        space = self.space or default_space(program, calibration is not None, adds_in_pairs(kernels))
-        policy = with_budgets(space, self.asked)
+        policy = with_budgets(self.space or default_space(program, calibration is not None, kernels), self.asked)
         name = Path(self.model.name).name
         origin = made(command, self.data.source if self.data else "")
         searcher = Searcher(program, policy, calibration, held_out, settings, name, origin)

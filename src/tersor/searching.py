@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tersor import api
-from tersor.backend import BackendName, adds_in_pairs
+from tersor.backend import BackendName
 from tersor.batches import Batch, plain_batches, split
 from tersor.compiler.diagnostics import Diagnostic, PolicyError
 from tersor.compiler.forecast import Forecast
@@ -134,8 +134,7 @@ def search(
     settings = Settings(signal, backend, metric, progress, ledger, deadline=Deadline(seconds))
     program = captured(model, example)
     keep = None if out is None else partial(_save, Path(out))
-    space = given or default_space(program, calibration is not None, adds_in_pairs(backend))
-    rules = with_budgets(space, asked)
+    rules = with_budgets(given or default_space(program, calibration is not None, backend), asked)
     name = type(model).__name__
     found = Searcher(program, rules, calibration, held_out, settings, name, made("", "")).find(keep=keep)
     if out is not None:

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import tersor
-from tersor.backend import adds_in_pairs
+from tersor.backend import BackendName
 from tersor.backends.numba.features import ENVIRONMENT, LEVELS, Level, supported
-from tersor.compiler.errors import RequestError
 from tersor.original import captured
 from tersor.spaces import default_space
 
@@ -21,28 +20,22 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 96))
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-@pytest.mark.parametrize("in_pairs", [False, True])
-def test_codes_of_short_sums_are_offered_to_linears_where_kernels_add_in_pairs(
-    calibrated: bool, in_pairs: bool
-) -> None:
-    space = default_space(captured(model(), EXAMPLE), calibrated, in_pairs)
-    assert ("accumulator = 16" in space.to_text()) == in_pairs
-    assert tersor.Policy.parse(space.to_text()) == space
-
-
 @pytest.mark.parametrize("level", RUNNABLE, ids=lambda level: level.name)
-def test_what_adds_in_pairs_is_that_of_this_processor(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("backend", ["auto", "numba", "eager"])
+def test_codes_of_short_sums_are_offered_to_linears_where_kernels_add_in_pairs(
+    level: Level, calibrated: bool, backend: BackendName, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(ENVIRONMENT, level.name)
-    assert adds_in_pairs("auto") == adds_in_pairs("numba") == (level.name in ("avx2", "avx512"))
-    assert not adds_in_pairs("eager")
-    with pytest.raises(RequestError, match="no backend `gpu`"):
-        adds_in_pairs("gpu")  # type: ignore[arg-type]
+    space = default_space(captured(model(), EXAMPLE), calibrated, backend)
+    wanted = level.name in ("avx2", "avx512") and backend != "eager"
+    assert ("accumulator = 16" in space.to_text()) == wanted
+    assert tersor.Policy.parse(space.to_text()) == space
 
 
 @pytest.mark.parametrize("level", RUNNABLE, ids=lambda level: level.name)
 def test_a_search_offers_them(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, level.name)
     found = tersor.search(model().eval(), EXAMPLE, [EXAMPLE], size="40%")
-    assert ("accumulator = 16" in found.searcher.policy.to_text()) == adds_in_pairs("auto")
+    assert ("accumulator = 16" in found.searcher.policy.to_text()) == (level.name in ("avx2", "avx512"))
     assert found.missed is None

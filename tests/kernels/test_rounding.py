@@ -85,8 +85,8 @@ def through_linear(
 ) -> tuple[Rounded, torch.Tensor]:
     """(what the fused step leaves, the floats before the activation)."""
     matrix = random_matrix(layout.rows, layout.columns, layout.width, layout.weight_group, layout.shifted, seed)
-    if layout.room or narrow:
-        matrix = narrowed(matrix, layout.room or narrow)
+    if narrow:
+        matrix = narrowed(matrix, narrow)
     held = AffineCodes(matrix.codes, matrix.scale, matrix.zero, layout.width, layout.weight_group)
     described = level_named(level)
     shift = pack_shift(held, layout, described)
@@ -142,7 +142,7 @@ def test_a_linear_of_narrow_codes_does_too(level: str, room: int, group: int, ro
     layout, reader = Layout(128, 200, 8, 0, group, room=room * (level in IN_PAIRS)), Layout(10, 128, 8, 0, 64)
     actual, y = through_linear(level, rows, layout, reader, "none", rows, narrow=room)
     assert_equal(actual, rounded(y, 64))
-    # Weights stand nowhere but in y: those of the ordinary kernel are the same.
+    # Those of the kernel for any codes.
     ordinary, wanted = through_linear(level, rows, replace(layout, room=0), reader, "none", rows, narrow=room)
     assert torch.equal(y, wanted)
     assert_equal(actual, ordinary)
