@@ -11,13 +11,14 @@ from tersor.backends.numba.elementwise import make_copy
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import STEP
 from tersor.backends.numba.memorykernels import make_call, make_load
-from tersor.backends.numba.microkernels import LinearSpec, make_inputs, make_panel
+from tersor.backends.numba.microkernels import LinearSpec, make_inputs, make_panel, make_row
 
 SPEC = LinearSpec("generic", 8, "row", False)
 
 LEVEL = level_named(SPEC.level)
 PANEL = LEVEL.panel
 multiply = make_panel(SPEC)
+multiply_row = make_row(SPEC)
 inputs = make_inputs(SPEC)
 load = make_load(LEVEL)
 copy = make_copy(LEVEL)
@@ -48,6 +49,26 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
     scratch = work + 4 * PANEL * block
     steps = group // STEP
     panels = (outputs + PANEL - 1) // PANEL
+    if rows == 1:
+        full = min(last, outputs // PANEL)
+        if first < full:
+            given = inputs(q, padded, scratch, 1)
+            target = y + 4 * PANEL * first
+            multiply_row(
+                full - first,
+                given,
+                records,
+                codes + first * panel_codes,
+                scale + first * panel_scales,
+                shift if LOOKED_UP else shift + first * panel_shifts,
+                bias + 4 * PANEL * first,
+                target,
+                steps,
+                groups,
+            )
+            if activate != 0:
+                call(activate, target, 4 * PANEL, full - first, 0)
+            first = full
     start, p = first // panels * block, first % panels
     ready = -1
     for _ in range(first, last):

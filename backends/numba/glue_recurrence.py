@@ -67,11 +67,14 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # see 
                 store(cells, load(place + 8) + (inner if load(place) != 0 else 0))
                 cells += 8
                 place += 16
+        if partial == 0:  # what is multiplied can be what the cell writes
+            states = h
         zero(states, count * row_bytes // 4)
         zero(memories, count * row_bytes // 4)
         for m in range(count):
             copy(states + m * row_bytes, h_first + 4 * (start + m) * hidden, hidden)
-            copy(h + 4 * m * hidden, h_first + 4 * (start + m) * hidden, hidden)
+            if partial > 0:
+                copy(h + 4 * m * hidden, h_first + 4 * (start + m) * hidden, hidden)
             if LSTM:
                 copy(memories + m * row_bytes, c_first + 4 * (start + m) * hidden, hidden)
         for step in range(length):
@@ -90,7 +93,7 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # see 
                         copy(tail + k * VECTOR, source + 4 * k * hidden + done, partial)
                         copy(tail + (COUNT + k) * VECTOR, product + 4 * k * hidden + done, partial)
                     cell(tail, tail + COUNT * VECTOR, VECTOR, state + done, memory + done, 1)
-                copy(h + 4 * m * hidden, state, hidden)
+                    copy(h + 4 * m * hidden, state, hidden)
                 copy(y + time * y_time + (start + m) * y_row, state, hidden)
         for m in range(count):
             copy(h_last + 4 * (start + m) * hidden, states + m * row_bytes, hidden)

@@ -76,10 +76,10 @@ def panel_work(level: Level, layout: Layout) -> int:
 
 
 class _Panel:
-    """Emits all rows times one panel; see `make_panel`."""
+    """Emits all rows times one panel, or one row times several `panels` at once; see `make_panel` and `make_row`."""
 
-    def __init__(self, e: Emitter, spec: LinearSpec, arguments: tuple[Value, ...]) -> None:
-        self.e, self.spec = e, spec
+    def __init__(self, e: Emitter, spec: LinearSpec, arguments: tuple[Value, ...], panels: int = 1) -> None:
+        self.e, self.spec, self.panels = e, spec, panels
         self.vector = 4 * e.level.lanes
         self.q, self.q_stride, self.record, self.record_stride, self.w, self.scale, self.shift = arguments[:7]
         self.bias, self.y, self.y_stride, self.steps, self.groups, self.work, self.next = arguments[7:]
@@ -88,6 +88,21 @@ class _Panel:
         self.sizes = e.level.row_tiles if spec.kind == "row" else e.level.group_tiles
         if spec.kind == "activation" and (spec.room or dots_in_short(e.level, spec.multiplied)):
             self.sizes = e.level.short_tiles
+        # From one panel to the next.
+        self.codes_apart = e.times(e.times(self.groups, self.steps), e.level.panel * STEP * spec.width // 8)
+        line = 4 * e.level.panel
+        every_group = e.times(self.groups, line)
+        self.scales_apart = every_group if spec.kind == "group" else I64(line)
+        self.shifts_apart = every_group if spec.room else I64(0) if spec.looked_up else self.scales_apart
+
+    def move(self, panels: Value) -> None:
+        """Go so many panels further."""
+        e = self.e
+        self.w = e.at(self.w, e.times(panels, self.codes_apart))
+        self.scale = e.at(self.scale, e.times(panels, self.scales_apart))
+        self.shift = e.at(self.shift, e.times(panels, self.shifts_apart))
+        line = e.times(panels, 4 * e.level.panel)
+        self.bias, self.y = e.at(self.bias, line), e.at(self.y, line)
 
     def emit(self, count: Value) -> None:
         e, b = self.e, self.e.b
@@ -119,7 +134,10 @@ class _Panel:
         level = self.e.level
         lines = level.panel * STEP * self.spec.width // (8 * LINE)  # of a panel, in STEP columns
         asked = 0 if rows == 1 else _ASKED if spread(level) else lines // 2
-        return Tile(self.e, self.spec.multiplied, width, rows, levels, self.spec.resident, asked, self.spec.room)
+        return Tile(
+            self.e, self.spec.multiplied, width, rows, levels, self.spec.resident, asked, self.spec.room, self.panels,
+            self.codes_apart,
+        )  # fmt: skip
 
     def tile(self, t: Tile, row: Value, codes: Value) -> None:
         """The rows of a tile from `row` on."""
@@ -128,8 +146,10 @@ class _Panel:
         q = [e.opaque(e.at(self.q, e.times(self.q_stride, m))) for m in at_row]
         records = [e.at(self.record, e.times(self.record_stride, m)) for m in at_row]
         y = [e.at(self.y, e.times(self.y_stride, m)) for m in at_row]
-        stride = e.b.sdiv(e.times(self.step_bytes, t.rows), I64(max(t.asked, 1)))
-        ahead = Ahead(e.at(self.next, e.times(self.row_bytes, row)), stride)
+        ahead = Ahead(I64(0), I64(0))
+        if t.asked:
+            stride = e.b.sdiv(e.times(self.step_bytes, t.rows), I64(t.asked))
+            ahead = Ahead(e.at(self.next, e.times(self.row_bytes, row)), stride)
         if self.spec.kind == "row":
             starts = self.starts(t, records, self.shift)
             sums, _ = t.accumulate(starts, q, codes, self.steps, ahead)
@@ -143,7 +163,8 @@ class _Panel:
         `place` for codes that are signed.
         """
         if self.spec.room:
-            return [self.e.load_ints(self.e.at(place, v * self.vector)) for _, v in t.outputs]
+            kept = [self.e.load_ints(address) for address in t.across(place, self.shifts_apart)]
+            return [kept[v] for _, v in t.outputs]
         bits = self.e.int_vector(8 - self.spec.multiplied)
         return [start for slot in slots for start in [self.e.b.ashr(self.e.broadcast_int(slot), bits)] * t.strips]
 
@@ -158,7 +179,7 @@ class _Panel:
             *sums, place = carried
             slots = [e.at(r, e.times(g, 4)) for r in records]
             columns, offset = e.b.mul(g, group_columns), e.b.mul(g, group_bytes)
-            first = self.starts(t, slots, e.at(self.shift, e.times(g, t.strips * self.vector)))
+            first = self.starts(t, slots, e.at(self.shift, e.times(g, 4 * e.level.panel)))
             rows = [e.at(row, columns) for row in q]
             here = Ahead(place, ahead.stride)
             integers, left = t.accumulate(first, rows, e.at(codes, offset), self.steps, here)
@@ -177,15 +198,15 @@ class _Panel:
     def add_group(self, t: Tile, g: Value, slots: list[Value], values: list[Value], sums: list[Value]) -> list[Value]:
         """One scale per group of weights and per group of activations (a row-wise activation scale is repeated)."""
         e = self.e
-        line = e.times(g, t.strips * self.vector)
-        scales = self.vectors(e.at(self.scale, line))
+        line = e.times(g, 4 * e.level.panel)
+        scales = self.vectors(t, e.at(self.scale, line), self.scales_apart)
         factors = [e.broadcast_float(e.at(slot, self.plane)) for slot in slots]
         new = [
             e.fma(e.b.fmul(value, factors[m]), scales[v], s)
             for (m, v), value, s in zip(t.outputs, values, sums, strict=True)
         ]
         if self.spec.shifted:
-            shifts = self.vectors(e.at(self.shift, line))
+            shifts = self.vectors(t, e.at(self.shift, line), self.shifts_apart)
             weighted = [e.broadcast_float(e.at(slot, self.plane, self.plane)) for slot in slots]
             new = [e.fma(weighted[m], shifts[v], s) for (m, v), s in zip(t.outputs, new, strict=True)]
         return new
@@ -193,13 +214,14 @@ class _Panel:
     def finished(self, t: Tile, records: list[Value], sums: list[Value]) -> list[Value]:
         """The sums scaled where that is left to do, plus the bias, plus total * shift where the shift is per row."""
         e = self.e
-        biases = self.vectors(self.bias)
+        line = I64(4 * e.level.panel)
+        biases = self.vectors(t, self.bias, line)
         if self.spec.kind == "group":
             return [e.b.fadd(value, biases[v]) for (_, v), value in zip(t.outputs, sums, strict=True)]
-        scales = self.vectors(self.scale)
+        scales = self.vectors(t, self.scale, line)
         offsets = [biases[v] for _, v in t.outputs]
         if self.spec.shifted:
-            shifts = self.vectors(self.shift)
+            shifts = self.vectors(t, self.shift, line)
             totals = [e.broadcast_float(e.at(r, e.times(self.plane, 3))) for r in records]
             offsets = [e.fma(totals[m], shifts[v], biases[v]) for m, v in t.outputs]
         if self.spec.kind == "row":
@@ -207,9 +229,9 @@ class _Panel:
             sums = [e.b.fmul(e.to_float(value), factors[m]) for (m, _), value in zip(t.outputs, sums, strict=True)]
         return [e.fma(s, scales[v], o) for (_, v), s, o in zip(t.outputs, sums, offsets, strict=True)]
 
-    def vectors(self, address: Value) -> list[Value]:
-        """A panel of floats."""
-        return [self.e.load_floats(self.e.at(address, v * self.vector)) for v in range(self.e.level.strips)]
+    def vectors(self, t: Tile, address: Value, apart: Value) -> list[Value]:
+        """The floats of a tile's panels."""
+        return [self.e.load_floats(place) for place in t.across(address, apart)]
 
 
 def make_panel(spec: LinearSpec) -> Callable[..., Any]:
@@ -224,6 +246,35 @@ def make_panel(spec: LinearSpec) -> Callable[..., Any]:
         _Panel(e, spec, arguments).emit(count)
 
     return panel  # type: ignore[no-any-return]
+
+
+def panels_of_row(level: Level) -> int:
+    """How many panels a single row is multiplied with at once: more sums hide the latency of each other's products, and
+    what begins and ends a panel counts for less.
+    """
+    return 2 if level.in_pairs and level.strips == 2 else 1
+
+
+def make_row(spec: LinearSpec) -> Callable[..., Any]:
+    """row(panels, q, record, w, scale, shift, bias, y, steps, groups): as `make_panel`, for one row and so many full
+    panels, whose outputs lie together in y.
+    """
+    level = level_named(spec.level)
+
+    @kernel(level, 10)
+    def row(e: Emitter, panels: Value, q: Value, record: Value, *rest: Value) -> None:
+        places, (steps, groups) = rest[:5], rest[5:]
+        none = I64(0)
+
+        def some(first: Value, size: int) -> None:
+            side = _Panel(e, spec, (q, none, record, none, *places, none, steps, groups, none, none), size)
+            side.move(first)
+            side.tile(side.sized(1, spec.width, side.levels), none, side.w)
+
+        most = panels_of_row(level)
+        e.ladder(panels, (most, 1) if most > 1 else (1,), some)
+
+    return row  # type: ignore[no-any-return]
 
 
 def make_inputs(spec: LinearSpec) -> Callable[..., Any]:

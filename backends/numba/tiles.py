@@ -90,8 +90,8 @@ class Sums:
 class Tile:
     """Emits `rows` activation rows times one panel of numbers below 2^bits: codes laid out in `width` bits, or
     their `levels` where those are given. `resident` codes need not be fetched from memory; `asked` lines are asked for
-    ahead in every STEP columns. With `room` the codes are signed bytes and the activations are not, and so many
-    products in a row fit 16 bits.
+    ahead in every STEP columns. Several `panels`, whose codes lie `apart`, may be taken at once. With `room` the codes
+    are signed bytes and the activations are not, and so many products in a row fit 16 bits.
     """
 
     def __init__(
@@ -104,10 +104,13 @@ class Tile:
         resident: bool = False,
         asked: int = 0,
         room: int = 0,
+        panels: int = 1,
+        apart: Value | int = 0,
     ) -> None:
         self.e, self.width, self.rows, self.levels = e, width, rows, levels
         self.shorts, self.signed = room or dots_in_short(e.level, bits), room > 0
-        self.strips = e.level.strips
+        self.apart = apart
+        self.strips = panels * e.level.strips
         self.vector = 4 * e.level.lanes  # bytes
         self.per = 8 // width
         # One row leaves registers free: several accumulators an output hide the latency of the dot product, and packed
@@ -116,7 +119,7 @@ class Tile:
         self.in_place = self.planes > 1 and self.per > 1 and levels is None
         # Many rows have no registers for sums that wait in 16 bits for the next columns: two products of a row are
         # added and widened before the next row's.
-        self.paired = self.per == 1 and self.shorts > 1 and (rows > 2 or self.signed)
+        self.paired = self.per == 1 and self.shorts > 1 and (rows > 2 or (self.signed and panels == 1))
         if self.paired:
             self.shorts = 2
         self.outputs = [(m, v) for m in range(rows) for v in range(self.strips)]
@@ -124,7 +127,7 @@ class Tile:
         self.spread = spread(e.level)
         # A single row waits for memory, and asks for its own codes; more rows have the time in which to fetch others.
         self.fetching = rows == 1 and not resident
-        self.step_bytes = STEP // (4 * self.per) * self.strips * self.vector  # of codes, for STEP columns
+        self.step_bytes = STEP // (4 * self.per) * e.level.strips * self.vector  # of a panel's codes, for STEP columns
 
     def ask(self, place: Value, stride: Value, lines: int) -> Value:
         """Ask for so many lines from `place` on; the place after them."""
@@ -133,11 +136,22 @@ class Tile:
             place = self.e.at(place, stride)
         return place
 
+    def across(self, place: Value, apart: Value | int) -> list[Value]:
+        """The addresses of a vector of every strip, the first at `place`; those of a panel lie together, and panels lie
+        `apart`.
+        """
+        e = self.e
+        return [
+            e.at(place, e.times(apart, panel) if panel else 0, strip * self.vector)
+            for panel, strip in (divmod(v, e.level.strips) for v in range(self.strips))
+        ]
+
     def quads(self, place: Value, count: int) -> list[list[Value]]:
         """The codes at `place` of so many quads of columns, each a vector a strip."""
         e, quads = self.e, []
         for t in range(count // self.per):
-            vectors = [e.load_ints(e.at(place, (t * self.strips + v) * self.vector)) for v in range(self.strips)]
+            first = e.at(place, t * e.level.strips * self.vector)
+            vectors = [e.load_ints(address) for address in self.across(first, self.apart)]
             codes = [unpacked(e, vector, self.width, self.in_place, self.levels) for vector in vectors]
             quads += [list(quad) for quad in zip(*codes, strict=True)]
         return quads
