@@ -248,11 +248,12 @@ def make_panel(spec: LinearSpec) -> Callable[..., Any]:
     return panel  # type: ignore[no-any-return]
 
 
-def panels_of_row(level: Level) -> int:
+def panels_of_row(spec: LinearSpec) -> int:
     """How many panels a single row is multiplied with at once: more sums hide the latency of each other's products, and
-    what begins and ends a panel counts for less.
+    what begins and ends a panel counts for less. Codes that come from memory are better read in one stream.
     """
-    return 2 if level.in_pairs and level.strips == 2 else 1
+    level = level_named(spec.level)
+    return 2 if spec.resident and level.in_pairs and level.strips == 2 else 1
 
 
 def make_row(spec: LinearSpec) -> Callable[..., Any]:
@@ -271,7 +272,7 @@ def make_row(spec: LinearSpec) -> Callable[..., Any]:
             side.move(first)
             side.tile(side.sized(1, spec.width, side.levels), none, side.w)
 
-        most = panels_of_row(level)
+        most = panels_of_row(spec)
         e.ladder(panels, (most, 1) if most > 1 else (1,), some)
 
     return row  # type: ignore[no-any-return]
