@@ -1,4 +1,4 @@
-"""The micro-kernels that read rows of a table: one row, written or added."""
+"""The micro-kernels that read rows of a table: one row is written, several are added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llvmlite import ir
 from tersor.backends.numba.emitter import F32, I64, Emitter, Value, kernel
 from tersor.backends.numba.features import level_named
 from tersor.backends.numba.layout import ceil_to
-from tersor.backends.numba.rows import ROWS, Sink
+from tersor.backends.numba.rows import ROWS, Bag
 from tersor.backends.numba.tiles import LINE
 
 AHEAD = 8  # rows that are asked for before they are read
@@ -46,32 +46,35 @@ def make_row(spec: GatherSpec) -> Any:
 
     @kernel(level_named(spec.level), 4)
     def row(e: Emitter, y: Value, number: Value, table: Value, columns: Value) -> None:
-        form.emit(e, Sink(e, y), number, _operands(e, spec, table), columns)
+        form.emit(e, y, number, _operands(e, spec, table), columns)
 
     return row
 
 
-def make_add_row(spec: GatherSpec) -> Any:
-    """add_row(y, number, table, columns): y += row `number`; see `make_row`."""
-    form = ROWS[spec.rows]
-
-    @kernel(level_named(spec.level), 4)
-    def add_row(e: Emitter, y: Value, number: Value, table: Value, columns: Value) -> None:
-        form.emit(e, Sink(e, y, adds=True), number, _operands(e, spec, table), columns)
-
-    return add_row
-
-
-def make_add_weighted(spec: GatherSpec) -> Any:
-    """add_weighted(y, number, table, columns, weight): y += weight * row `number`; see `make_row`. `weight` is the
-    address of a float.
+def make_add_rows(spec: GatherSpec) -> Any:
+    """add_rows(y, index, count, table, columns): y += the `count` rows (at least 1) whose numbers are at `index`, one
+    after the other; see `make_row`.
     """
     form = ROWS[spec.rows]
 
     @kernel(level_named(spec.level), 5)
-    def add_weighted(e: Emitter, y: Value, number: Value, table: Value, columns: Value, weight: Value) -> None:
-        sink = Sink(e, y, adds=True, weight=e.load(weight, F32))
-        form.emit(e, sink, number, _operands(e, spec, table), columns)
+    def add_rows(e: Emitter, y: Value, index: Value, count: Value, table: Value, columns: Value) -> None:
+        form.emit_sum(e, y, Bag(index, count), _operands(e, spec, table), columns)
+
+    return add_rows
+
+
+def make_add_weighted(spec: GatherSpec) -> Any:
+    """add_weighted(y, index, count, table, columns, weights): the same of rows times their weights, floats at an
+    address.
+    """
+    form = ROWS[spec.rows]
+
+    @kernel(level_named(spec.level), 6)
+    def add_weighted(
+        e: Emitter, y: Value, index: Value, count: Value, table: Value, columns: Value, weights: Value
+    ) -> None:
+        form.emit_sum(e, y, Bag(index, count, weights), _operands(e, spec, table), columns)
 
     return add_weighted
 

@@ -12,7 +12,7 @@ from tersor.backends.numba.features import level_named
 from tersor.backends.numba.gatherkernels import (
     AHEAD,
     GatherSpec,
-    make_add_row,
+    make_add_rows,
     make_add_weighted,
     make_ask,
     make_divide,
@@ -23,7 +23,7 @@ SPEC = GatherSpec("generic", "float32", True)
 
 LEVEL = level_named(SPEC.level)
 UNIT = SPEC.unit
-add_row = make_add_row(SPEC)
+add_rows = make_add_rows(SPEC)
 add_weighted = make_add_weighted(SPEC)
 ask = make_ask(SPEC)
 divide = make_divide(SPEC)
@@ -36,7 +36,7 @@ store = make_store(LEVEL)
 @cfunc("void(int64, int64, int64, int64)", cache=True)
 def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addresses and counts
     """y[n] = sum of weight[i] * row index[i] over the bag n, divided by its size for a mean (an empty one between
-    starts gives 0). An index that is not in 0..rows-1 reads nothing and goes to `wrong`.
+    starts gives 0). An index that is not in 0..rows-1 reads nothing and goes to `wrong`: the sum is of no use.
 
     Operands: index (int64), weights (float, or 0 for ones), starts (int64, one more than bags, or 0), length of every
     bag (with starts: of the index), mean (0 or 1), rows, columns, y, wrong, and those of the table;
@@ -56,17 +56,22 @@ def kernel(operands, first, last, work):  # type: ignore[no-untyped-def]  # addr
             end = min(load(starts + 8 * (n + 1)), length)
         target = work if aside else y + 4 * columns * n
         zero(target, (columns + UNIT - 1) // UNIT * UNIT)
-        for i in range(start, end):
-            if i + AHEAD < held:  # in the next bag too
-                ask(index + 8 * (i + AHEAD), rows, table, columns)
-            row = load(index + 8 * i)
-            if row < 0 or row >= rows:
-                store(wrong, row)
+        for i in range(start, end, AHEAD):
+            count = min(AHEAD, end - i)
+            for j in range(i + AHEAD, min(i + AHEAD + count, held)):  # in the next bag too
+                ask(index + 8 * j, rows, table, columns)
+            known = True
+            for j in range(i, i + count):
+                row = load(index + 8 * j)
+                if row < 0 or row >= rows:
+                    store(wrong, row)
+                    known = False
+            if not known:
                 continue
             if weights == 0:
-                add_row(target, row, table, columns)
+                add_rows(target, index + 8 * i, count, table, columns)
             else:
-                add_weighted(target, row, table, columns, weights + 4 * i)
+                add_weighted(target, index + 8 * i, count, table, columns, weights + 4 * i)
         if mean != 0 and (end > start or starts == 0):
             divide(target, columns, end - start)
         if aside:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tersor.backends.numba.rows.affine import AffineRows
 from tersor.backends.numba.rows.codes import CodeRows
 from tersor.backends.numba.rows.floats import FloatRows
-from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+from tersor.backends.numba.rows.form import Bag, RowForm, Sample, Table
 from tersor.backends.numba.rows.product import ProductRows, product_form
 from tersor.backends.numba.rows.sparse import SparseRows
 
@@ -23,4 +23,4 @@ ROWS: Mapping[str, RowForm] = {
     **{product_form(width, block): ProductRows(width, block) for width in (4, 8) for block in (2, 4, 8)},
 }
 
-__all__ = ["ROWS", "RowForm", "Sample", "Sink", "Table"]
+__all__ = ["ROWS", "Bag", "RowForm", "Sample", "Table"]

@@ -7,6 +7,7 @@ numbers  whether zero points are several, columns of a group (a multiple of STEP
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from tersor.backends.numba.emitter import I64, Emitter, Value
 from tersor.backends.numba.features import Level
 from tersor.backends.numba.layout import STEP, AffineCodes, Layout, width_of
-from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+from tersor.backends.numba.rows.form import Block, BlockForm, Sample, Table
 
 
 def pack_rows(codes: Tensor, layout: Layout) -> Tensor:
@@ -53,7 +54,7 @@ def affine_table(
     return "affine4" if layout.width == 4 else "affine8", table
 
 
-class AffineRows(RowForm):
+class AffineRows(BlockForm):
     operands = 6
 
     def __init__(self, width: Literal[4, 8]) -> None:
@@ -67,39 +68,41 @@ class AffineRows(RowForm):
         size = e.b.sdiv(e.times(e.b.mul(group, groups), self.width), I64(8))
         return e.at(codes, e.b.mul(number, size)), size
 
-    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
-        b, lanes = e.b, e.level.lanes
+    def blocks(self, e: Emitter, operands: list[Value], columns: Value, each: Callable[[Block], None]) -> None:
+        b = e.b
         _, scales, zeros, several, group, groups = operands
-        stored = STEP * self.width // 8  # bytes of STEP codes
-        source, _ = self.place(e, number, operands, columns)
-        first_cell = b.mul(number, groups)
 
         def over(g: Value, _: list[Value]) -> list[Value]:
-            cell = e.times(b.add(first_cell, g), 4)
-            factor = e.broadcast_float(e.at(scales, cell))
-            origin = e.broadcast_float(e.at(zeros, b.mul(several, cell)))
-            start = b.mul(g, group)
-            left = b.sub(columns, start)
+            first = b.mul(g, group)
+            left = b.sub(columns, first)
             here = b.select(b.icmp_signed("<", left, group), left, group)
-            codes_here = e.at(source, b.sdiv(e.times(start, self.width), I64(8)))
 
             def body(i: Value, _: list[Value]) -> list[Value]:
-                place = e.at(codes_here, e.times(i, stored))
-                target = e.times(b.add(start, e.times(i, STEP)), 4)
-                for first in range(0, stored, lanes):
-                    packed = b.zext(e.load(e.at(place, first), e.narrow), e.ints)
-                    planes = [packed]
-                    if self.width == 4:
-                        planes = [b.and_(packed, e.int_vector(15)), e.shift_right(packed, 4)]
-                    for p, plane in enumerate(planes):
-                        value = b.fmul(b.fsub(e.to_float(plane), origin), factor)
-                        sink.put(e.at(target, 4 * (first + p * stored)), value)
+                start = b.add(first, e.times(i, STEP))
+
+                def read(number: Value) -> list[Value]:
+                    cell = e.times(b.add(b.mul(number, groups), g), 4)
+                    factor = e.broadcast_float(e.at(scales, cell))
+                    origin = e.broadcast_float(e.at(zeros, b.mul(several, cell)))
+                    source, _ = self.place(e, number, operands, columns)
+                    codes = self.codes(e, e.at(source, b.sdiv(e.times(start, self.width), I64(8))))
+                    return [b.fmul(b.fsub(e.to_float(code), origin), factor) for code in codes]
+
+                each(Block(start, e.floats, STEP // e.level.lanes, read))
                 return []
 
             e.loop(b.sdiv(e.at(here, STEP - 1), I64(STEP)), [], body)
             return []
 
         e.loop(groups, [], over)
+
+    def codes(self, e: Emitter, place: Value) -> list[Value]:
+        """STEP codes, a vector of 32 bits each for so many lanes."""
+        stored = STEP * self.width // 8  # bytes
+        packed = [e.b.zext(e.load(e.at(place, i), e.narrow), e.ints) for i in range(0, stored, e.level.lanes)]
+        if self.width == 8:
+            return packed
+        return [e.b.and_(pair, e.int_vector(15)) for pair in packed] + [e.shift_right(pair, 4) for pair in packed]
 
     def dense(self, table: Table) -> Tensor:
         (codes, scale, zero), (_, group, groups) = table.arrays, table.numbers

@@ -5,6 +5,7 @@ arrays   codes [row][columns] bytes, or [row][ceil(columns / 2)], the even colum
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from tersor.backends.numba.emitter import F32, I8, I64, Emitter, Value
 from tersor.backends.numba.features import Level
-from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+from tersor.backends.numba.rows.form import Block, BlockForm, Sample, Table, in_blocks
+
+_SCALARS = 8  # values of a block that are looked up one by one
 
 
-class CodeRows(RowForm):
+class CodeRows(BlockForm):
     """Levels are as many as there are codes, so that any byte may be read as one."""
 
     operands = 2
@@ -27,19 +30,18 @@ class CodeRows(RowForm):
         size = columns if self.width == 8 else e.b.sdiv(e.at(columns, 1), I64(2))
         return e.at(operands[0], e.b.mul(number, size)), size
 
-    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
-        b = e.b
+    def blocks(self, e: Emitter, operands: list[Value], columns: Value, each: Callable[[Block], None]) -> None:
         levels = operands[1]
-        source, _ = self.place(e, number, operands, columns)
 
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            code = b.zext(e.load(e.at(source, i if self.width == 8 else b.lshr(i, I64(1))), I8), I64)
-            if self.width == 4:
-                code = b.and_(b.lshr(code, b.shl(b.and_(i, I64(1)), I64(2))), I64(15))
-            sink.put(e.times(i, 4), e.load(e.at(levels, e.times(code, 4)), F32))
-            return []
+        def one_by_one(first: Value, count: int) -> None:
+            def read(number: Value) -> list[Value]:
+                source, _ = self.place(e, number, operands, columns)
+                codes = [load_code(e, source, e.at(first, i), self.width) for i in range(count)]
+                return [e.load(e.at(levels, e.times(code, 4)), F32) for code in codes]
 
-        e.loop(columns, [], body)
+            each(Block(first, F32, count, read))
+
+        in_blocks(e, columns, _SCALARS, one_by_one)
 
     def dense(self, table: Table) -> Tensor:
         codes, levels = table.arrays
@@ -60,3 +62,12 @@ def pack_nibbles(codes: Tensor) -> Tensor:
     """Codes (rows, n) below 16 as (rows, ceil(n / 2)) bytes, the even column in the low half."""
     even = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2)).view(codes.shape[0], -1, 2)
     return even[..., 0] | (even[..., 1] << 4)
+
+
+def load_code(e: Emitter, source: Value, i: Value, width: int) -> Value:
+    """Code i of those at `source`, bytes or pairs in a byte (width 4)."""
+    b = e.b
+    if width == 8:
+        return b.zext(e.load(e.at(source, i), I8), I64)
+    pair = b.zext(e.load(e.at(source, b.lshr(i, I64(1))), I8), I64)
+    return b.and_(b.lshr(pair, b.shl(b.and_(i, I64(1)), I64(2))), I64(15))

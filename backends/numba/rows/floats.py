@@ -6,6 +6,8 @@ numbers  the bits of the factor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,10 +15,12 @@ from torch import Tensor
 from tersor.backends.numba.densekernels import Storage, load_weights
 from tersor.backends.numba.emitter import F32, I32, I64, Emitter, Value
 from tersor.backends.numba.features import Level
-from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+from tersor.backends.numba.rows.form import Block, BlockForm, Sample, Table, in_blocks
+
+_VECTORS = 4  # of a block
 
 
-class FloatRows(RowForm):
+class FloatRows(BlockForm):
     operands = 2
 
     def __init__(self, storage: Storage) -> None:
@@ -34,17 +38,20 @@ class FloatRows(RowForm):
         """Of a row."""
         return e.b.sdiv(e.at(columns, e.level.lanes - 1), I64(e.level.lanes))
 
-    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
+    def blocks(self, e: Emitter, operands: list[Value], columns: Value, each: Callable[[Block], None]) -> None:
         lanes = e.level.lanes
-        source, _ = self.place(e, number, operands, columns)
         scale = e.splat(e.b.bitcast(e.b.trunc(operands[1], I32), F32))
 
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            value = load_weights(e, e.at(source, e.times(i, lanes * self.size)), self.storage)
-            sink.put(e.times(i, 4 * lanes), e.b.fmul(value, scale))
-            return []
+        def over(first: Value, count: int) -> None:
+            def read(number: Value) -> list[Value]:
+                source, _ = self.place(e, number, operands, columns)
+                source = e.at(source, e.times(first, lanes * self.size))
+                stored = (load_weights(e, e.at(source, lanes * self.size * i), self.storage) for i in range(count))
+                return [e.b.fmul(value, scale) for value in stored]
 
-        e.loop(self.vectors(e, columns), [], body)
+            each(Block(e.times(first, lanes), e.floats, count, read))
+
+        in_blocks(e, self.vectors(e, columns), _VECTORS, over)
 
     def dense(self, table: Table) -> Tensor:
         (stored,), (bits,) = table.arrays, table.numbers

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from llvmlite import ir
 from torch import Tensor
 
-from tersor.backends.numba.emitter import Emitter, Value
+from tersor.backends.numba.emitter import F32, I64, Emitter, Value
 from tersor.backends.numba.features import Level
 
 
@@ -31,38 +32,62 @@ class Sample:
     index: Tensor
 
 
-class Sink:
-    """Where a row goes: to floats at `y`, in place of what is there or, if it `adds`, on top of it, then times
-    `weight` (a float) if there is one.
+@dataclass(frozen=True)
+class Bag:
+    """`count` rows (at least 1) that are summed: their numbers at `index` (int64) and, if they are not all one, their
+    `weights` (float), both addresses.
     """
 
-    def __init__(self, e: Emitter, y: Value, adds: bool = False, weight: Value | None = None) -> None:
-        self.e, self.y, self.adds, self.weight = e, y, adds, weight
+    index: Value
+    count: Value
+    weights: Value | None = None
 
-    def put(self, offset: Value | int, value: Value) -> None:
-        """A float or a vector of floats, `offset` bytes into the row. The product and the sum are rounded apart, as
-        those of a framework that scales rows before it adds them.
+    def number(self, e: Emitter, i: Value) -> Value:
+        return e.load(e.at(self.index, e.times(i, 8)), I64)
+
+    def weighted(self, e: Emitter, i: Value, values: list[Value]) -> list[Value]:
+        """Values of row i, each a float or a vector, times its weight: rounded before they are added, as those of a
+        framework that scales rows before it sums them.
         """
-        e = self.e
-        at = e.at(self.y, offset)
-        if self.weight is not None:
-            weight = self.weight
-            if isinstance(value.type, ir.VectorType):
-                weight = e.splat_to(weight, value.type.count)
-            value = e.b.fmul(value, weight)
-        if self.adds:
-            value = e.b.fadd(e.load(at, value.type), value)
-        e.store(at, value)
+        if self.weights is None:
+            return values
+        weight = e.load(e.at(self.weights, e.times(i, 4)), F32)
+
+        def like(value: Value) -> Value:
+            return e.splat_to(weight, value.type.count) if isinstance(value.type, ir.VectorType) else weight
+
+        return [e.b.fmul(value, like(value)) for value in values]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbours in every row, from column `start` on: `read(number)` gives those of a row as `count` values of a
+    `kind`, floats or vectors of them.
+    """
+
+    start: Value
+    kind: ir.Type
+    count: int
+    read: Callable[[Value], list[Value]]
+
+    def places(self, e: Emitter, y: Value) -> list[Value]:
+        """Where its values are in a row of floats at y."""
+        size = 4 * (self.kind.count if isinstance(self.kind, ir.VectorType) else 1)
+        return [e.at(y, e.times(self.start, 4), size * i) for i in range(self.count)]
 
 
 class RowForm(ABC):
     """How one row of a table becomes floats."""
 
     @abstractmethod
-    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
-        """Put row `number` into the sink: `columns` values (at least 1), filled up to a multiple of `unit` with
-        anything. `operands` are the addresses of the arrays of the table, then its numbers.
+    def emit(self, e: Emitter, y: Value, number: Value, operands: list[Value], columns: Value) -> None:
+        """Write row `number` to y: `columns` floats (at least 1), filled up to a multiple of `unit` with anything.
+        `operands` are the addresses of the arrays of the table, then its numbers.
         """
+
+    @abstractmethod
+    def emit_sum(self, e: Emitter, y: Value, bag: Bag, operands: list[Value], columns: Value) -> None:
+        """Add the rows of a bag to y, one after the other; see `emit`."""
 
     @abstractmethod
     def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
@@ -84,3 +109,49 @@ class RowForm(ABC):
     @abstractmethod
     def sample(self, level: Level, generator: torch.Generator) -> Sample:
         """A table to check the kernel on."""
+
+
+class BlockForm(RowForm):
+    """A form whose rows are read a block of columns at a time: the sums of a block stay in registers."""
+
+    @abstractmethod
+    def blocks(self, e: Emitter, operands: list[Value], columns: Value, each: Callable[[Block], None]) -> None:
+        """Emit the loops over the blocks of all columns around `each`."""
+
+    def emit(self, e: Emitter, y: Value, number: Value, operands: list[Value], columns: Value) -> None:
+        def write(block: Block) -> None:
+            for place, value in zip(block.places(e, y), block.read(number), strict=True):
+                e.store(place, value)
+
+        self.blocks(e, operands, columns, write)
+
+    def emit_sum(self, e: Emitter, y: Value, bag: Bag, operands: list[Value], columns: Value) -> None:
+        def total(block: Block) -> None:
+            def add(i: Value, sums: list[Value]) -> list[Value]:
+                values = bag.weighted(e, i, block.read(bag.number(e, i)))
+                return [e.b.fadd(s, value) for s, value in zip(sums, values, strict=True)]
+
+            places = block.places(e, y)
+            sums = e.loop(bag.count, [e.load(place, block.kind) for place in places], add)
+            for place, value in zip(places, sums, strict=True):
+                e.store(place, value)
+
+        self.blocks(e, operands, columns, total)
+
+
+def in_blocks(e: Emitter, total: Value, size: int, each: Callable[[Value, int], None]) -> None:
+    """each(first, count) over 0..total, `size` at a time, what is left one by one."""
+    b = e.b
+    whole = b.sdiv(total, I64(size))
+    done = e.times(whole, size)
+
+    def over(pieces: Value, start: Value, count: int) -> None:
+        def piece(i: Value, _: list[Value]) -> list[Value]:
+            each(b.add(start, e.times(i, count)), count)
+            return []
+
+        with b.if_then(b.icmp_signed(">", pieces, I64(0))):
+            e.loop(pieces, [], piece)
+
+    over(whole, I64(0), size)
+    over(b.sub(total, done), done, 1)

@@ -7,14 +7,18 @@ numbers  bytes between books: 0 where there is one
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from llvmlite import ir
 from torch import Tensor
 
-from tersor.backends.numba.emitter import F32, I8, I64, Emitter, Value
+from tersor.backends.numba.emitter import F32, I64, Emitter, Value
 from tersor.backends.numba.features import Level
-from tersor.backends.numba.rows.codes import pack_nibbles
-from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+from tersor.backends.numba.rows.codes import load_code, pack_nibbles
+from tersor.backends.numba.rows.form import Block, BlockForm, Sample, Table, in_blocks
+
+_PARTS = 8  # sub-vectors of a block
 
 
 def product_form(width: int, block: int) -> str:
@@ -33,7 +37,7 @@ def product_table(codes: Tensor, books: Tensor, columns: int) -> tuple[str, Tabl
     return product_form(width, block), Table(len(codes), columns, (packed, full), (stride,))
 
 
-class ProductRows(RowForm):
+class ProductRows(BlockForm):
     """Columns come in whole sub-vectors."""
 
     operands = 3
@@ -53,21 +57,25 @@ class ProductRows(RowForm):
         """Sub-vectors of a row."""
         return e.b.sdiv(e.at(columns, self.block - 1), I64(self.block))
 
-    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
+    def blocks(self, e: Emitter, operands: list[Value], columns: Value, each: Callable[[Block], None]) -> None:
         b = e.b
         _, books, stride = operands
-        source, _ = self.place(e, number, operands, columns)
         kind = ir.VectorType(F32, self.block)
 
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            code = b.zext(e.load(e.at(source, i if self.width == 8 else b.lshr(i, I64(1))), I8), I64)
-            if self.width == 4:
-                code = b.and_(b.lshr(code, b.shl(b.and_(i, I64(1)), I64(2))), I64(15))
-            found = e.load(e.at(books, b.mul(i, stride), e.times(code, 4 * self.block)), kind)
-            sink.put(e.times(i, 4 * self.block), found)
-            return []
+        def over(first: Value, count: int) -> None:
+            def read(number: Value) -> list[Value]:
+                source, _ = self.place(e, number, operands, columns)
+                parts = [e.at(first, i) for i in range(count)]
+                codes = [load_code(e, source, part, self.width) for part in parts]
+                places = zip(parts, codes, strict=True)
+                return [
+                    e.load(e.at(books, b.mul(part, stride), e.times(code, 4 * self.block)), kind)
+                    for part, code in places
+                ]
 
-        e.loop(self.parts(e, columns), [], body)
+            each(Block(e.times(first, self.block), kind, count, read))
+
+        in_blocks(e, self.parts(e, columns), _PARTS, over)
 
     def dense(self, table: Table) -> Tensor:
         codes, books = table.arrays

@@ -5,13 +5,14 @@ arrays   values float32; their columns, 16 bits unsigned; the first place of eve
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from llvmlite import ir
 from torch import Tensor
 
 from tersor.backends.numba.emitter import F32, I16, I64, Emitter, Value
 from tersor.backends.numba.features import Level
-from tersor.backends.numba.rows.form import RowForm, Sample, Sink, Table
+from tersor.backends.numba.rows.form import Bag, RowForm, Sample, Table
 
 
 class SparseRows(RowForm):
@@ -20,27 +21,40 @@ class SparseRows(RowForm):
     def place(self, e: Emitter, number: Value, operands: list[Value], columns: Value) -> tuple[Value, Value]:
         return e.at(operands[2], e.times(number, 8)), I64(16)
 
-    def emit(self, e: Emitter, sink: Sink, number: Value, operands: list[Value], columns: Value) -> None:
-        b = e.b
-        values, places, starts = operands
-
+    def emit(self, e: Emitter, y: Value, number: Value, operands: list[Value], columns: Value) -> None:
         def clear(i: Value, _: list[Value]) -> list[Value]:
-            sink.put(e.times(i, 4), F32(0.0))
+            e.store(e.at(y, e.times(i, 4)), F32(0.0))
             return []
 
-        if not sink.adds:
-            e.loop(columns, [], clear)
+        e.loop(columns, [], clear)
+        self.kept(e, number, operands, lambda offset, value: e.store(e.at(y, offset), value))
+
+    def emit_sum(self, e: Emitter, y: Value, bag: Bag, operands: list[Value], columns: Value) -> None:
+        def row(i: Value, _: list[Value]) -> list[Value]:
+            def add(offset: Value, value: Value) -> None:
+                at = e.at(y, offset)
+                e.store(at, e.b.fadd(e.load(at, F32), *bag.weighted(e, i, [value])))
+
+            self.kept(e, bag.number(e, i), operands, add)
+            return []
+
+        e.loop(bag.count, [], row)
+
+    def kept(self, e: Emitter, number: Value, operands: list[Value], each: Callable[[Value, Value], None]) -> None:
+        """each(offset, value) for what is kept of a row: offsets are in bytes of a row of floats."""
+        b = e.b
+        values, places, starts = operands
         start = e.load(e.at(starts, e.times(number, 8)), I64)
         count = b.sub(e.load(e.at(starts, e.times(number, 8), 8), I64), start)
 
-        def scatter(i: Value, _: list[Value]) -> list[Value]:
+        def one(i: Value, _: list[Value]) -> list[Value]:
             at = b.add(start, i)
             column = b.zext(e.load(e.at(places, e.times(at, 2)), I16), I64)
-            sink.put(e.times(column, 4), e.load(e.at(values, e.times(at, 4)), F32))
+            each(e.times(column, 4), e.load(e.at(values, e.times(at, 4)), F32))
             return []
 
-        with b.if_then(b.icmp_signed(">", count, ir.Constant(I64, 0))):
-            e.loop(count, [], scatter)
+        with b.if_then(b.icmp_signed(">", count, I64(0))):
+            e.loop(count, [], one)
 
     def dense(self, table: Table) -> Tensor:
         values, places, starts = table.arrays
